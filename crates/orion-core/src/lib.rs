@@ -1,0 +1,17 @@
+//! Orion's words as types: ids, states and their legal edges, request and reply bodies, problem codes. No I/O, no clock.
+
+pub mod api;
+pub mod ids;
+pub mod names;
+pub mod problem;
+pub mod states;
+pub mod time;
+
+pub use ids::{AccountId, NodeId, RentalId, RequestId, RunId, Uid, UserId};
+pub use names::{HostName, Password, UserName};
+pub use problem::{FieldError, Problem, ProblemCode};
+pub use states::{
+    AccountState, Availability, EndReason, NodeStatus, RentalState, RequestState, Role, RunKind,
+    RunOutcome, RunState, UndoReason,
+};
+pub use time::UtcTime;

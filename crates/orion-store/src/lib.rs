@@ -1,0 +1,65 @@
+//! Every SQL string of Orion, its transactions, one compare-and-set function per state edge, and the schema runner.
+//!
+//! Nothing here knows HTTP, SSH or Ansible. A state changes only in a function that names the state it comes from,
+//! and the changed-row count decides who won.
+//!
+//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs. Whatever touches a
+//! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
+
+pub mod bootstrap;
+mod edges;
+mod error;
+mod jobs;
+mod leader;
+mod nodes;
+mod pool;
+mod probes;
+mod record;
+mod register;
+mod rent;
+mod rentals;
+mod reset;
+mod row;
+mod runs;
+mod schema;
+mod tx;
+mod users;
+
+pub use error::StoreError;
+pub use jobs::Reconciled;
+pub use leader::InstanceId;
+pub use nodes::{Beat, Forget, Unquarantine};
+pub use pool::{DatabaseSettings, Store};
+pub use probes::{ProbeResult, ProbeTarget};
+pub use record::{Recorded, RunReport};
+pub use register::{Registered, Registration};
+pub use rent::{
+    IdempotencyKey, KnownRequest, OpenedRequest, RentDecision, RentOrder, RequestRental,
+    RequestView,
+};
+pub use rentals::{Extension, Release};
+pub use row::Address;
+pub use runs::{ClaimedAccount, ClaimedRun};
+pub use schema::{AppliedSchema, SchemaFit};
+pub use users::User;
+
+use orion_core::UserId;
+
+/// Whose things a caller may see and change: a right, handed over by the caller as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A user's own.
+    Own(UserId),
+    /// An administrator's: everything.
+    All,
+}
+
+impl Scope {
+    /// The user to filter by, or NULL for everything: for `(? IS NULL OR user_id = ?)`.
+    fn user(self) -> Option<u64> {
+        match self {
+            Self::Own(user) => Some(user.0),
+            Self::All => None,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The connection pool.
+
+use crate::StoreError;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[database]` of a daemon's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// The server's Unix socket; an empty path means TCP to `host`.
+    pub socket: PathBuf,
+    /// The server's host, where there is no socket.
+    pub host: String,
+    /// The server's TCP port.
+    pub port: u16,
+    /// The database user; over the socket it is the system user that proves it.
+    pub user: String,
+    /// A file with the password; empty means none is needed.
+    pub password_file: PathBuf,
+    /// The database.
+    pub name: String,
+    /// The most connections of one daemon. All daemons together must stay below the server's `max_connections`.
+    pub pool_max: u32,
+}
+
+impl DatabaseSettings {
+    /// The defaults of a daemon that connects as `user`.
+    pub fn for_user(user: &str) -> Self {
+        Self {
+            socket: PathBuf::from("/run/mysqld/mysqld.sock"),
+            host: "127.0.0.1".to_owned(),
+            port: 3306,
+            user: user.to_owned(),
+            password_file: PathBuf::new(),
+            name: "orion".to_owned(),
+            pool_max: 32,
+        }
+    }
+}
+
+/// Orion's database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) pool: Pool,
+    /// Added to the database's clock in every decision; zero but in tests.
+    pub(crate) clock_offset_us: i64,
+}
+
+/// Run at each new connection. The server's own limits end a statement that hangs; 3 s of lock wait and 8 s of statement
+/// stay below the unit's time-out, so that the server gives up before we do.
+const SESSION: &str = "SET SESSION time_zone = '+00:00', \
+     sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
+     tx_isolation = 'READ-COMMITTED', innodb_lock_wait_timeout = 3, max_statement_time = 8";
+
+impl Store {
+    /// Makes the pool; connects lazily. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// `Settings` where `pool_max` is zero.
+    pub fn open(
+        settings: &DatabaseSettings,
+        password: Option<SecretString>,
+    ) -> Result<Self, StoreError> {
+        let max = usize::try_from(settings.pool_max).unwrap_or(usize::MAX);
+        let constraints = PoolConstraints::new(max.min(2), max)
+            .filter(|_| max > 0)
+            .ok_or_else(|| {
+                StoreError::Settings("database.pool_max must be at least 1".to_owned())
+            })?;
+        let pool_opts = PoolOpts::default()
+            .with_constraints(constraints)
+            .with_inactive_connection_ttl(Duration::from_secs(60))
+            .with_reset_connection(false);
+        let socket = settings
+            .socket
+            .to_str()
+            .filter(|path| !path.is_empty())
+            .map(str::to_owned);
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(settings.host.clone())
+            .tcp_port(settings.port)
+            .socket(socket)
+            .prefer_socket(false)
+            .user(Some(settings.user.clone()))
+            .pass(password.map(|secret| secret.expose_secret().to_owned()))
+            .db_name(Some(settings.name.clone()).filter(|name| !name.is_empty()))
+            .setup(vec![SESSION])
+            .pool_opts(pool_opts);
+        Ok(Self {
+            pool: Pool::new(opts),
+            clock_offset_us: 0,
+        })
+    }
+
+    /// The same database seen through a clock that is `microseconds` ahead. For tests.
+    #[must_use]
+    pub fn with_clock_offset(self, microseconds: i64) -> Self {
+        Self {
+            clock_offset_us: microseconds,
+            ..self
+        }
+    }
+
+    /// Whether the database answers, within 2 s.
+    ///
+    /// # Errors
+    /// `Unavailable` or `TimedOut`.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let ping = async {
+            let mut conn = self.pool.get_conn().await?;
+            conn.query_drop("SELECT 1").await?;
+            Ok(())
+        };
+        tokio::time::timeout(Duration::from_secs(2), ping)
+            .await
+            .unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    /// Closes every connection after the work under way.
+    ///
+    /// # Errors
+    /// When a connection could not say goodbye; it is closed all the same.
+    pub async fn close(self) -> Result<(), StoreError> {
+        Ok(self.pool.disconnect().await?)
+    }
+
+    /// A connection for reads that need no transaction. Callers put `bounded` around all they do with it.
+    pub(crate) async fn conn(&self) -> Result<Conn, StoreError> {
+        Ok(self.pool.get_conn().await?)
+    }
+}

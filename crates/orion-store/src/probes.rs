@@ -1,0 +1,253 @@
+//! What SSH logins tell about nodes, and what becomes of the addresses they claim.
+
+use crate::edges::short;
+use crate::row::{Address, address, column, word};
+use crate::tx::{Finish, Tx, bounded, unit};
+use crate::{Store, StoreError};
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+use orion_core::{Availability, NodeId, NodeStatus};
+
+/// A node to dial.
+#[derive(Debug, Clone)]
+pub struct ProbeTarget {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is; `None` while another node has proven that the address is its own.
+    pub contact: Option<Address>,
+    /// Where it says it is now.
+    pub pending: Option<Address>,
+    /// The pinned SSH host keys, `type base64`; empty until the first dial.
+    pub host_keys: Vec<String>,
+    /// What may be done with it.
+    pub availability: Availability,
+    /// What is seen of it.
+    pub status: NodeStatus,
+}
+
+/// What a dial of a node's address met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// The pinned host key, and a login.
+    LoggedIn,
+    /// Nobody, or nobody in time.
+    NoAnswer(String),
+    /// Another host key, `type base64`.
+    WrongHostKey(String),
+    /// The pinned host key, and no login. Somebody is there: not dead.
+    Refused(String),
+}
+
+/// Dead after so many failures in a row over at least `DEAD_AFTER_S` seconds, without a beat in the last
+/// `BEAT_GRACE_S` seconds (four beats of 5 s).
+const DEAD_AFTER_FAILURES: u32 = 3;
+const DEAD_AFTER_S: u32 = 10;
+const BEAT_GRACE_S: u32 = 20;
+
+impl Store {
+    /// Every node that can be dialled.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn probe_targets(&self) -> Result<Vec<ProbeTarget>, StoreError> {
+        bounded(async {
+            let rows: Vec<Row> = self
+                .conn()
+                .await?
+                .query(
+                    "SELECT n.id, n.contact_host, n.contact_port, n.pending_contact_host, n.pending_contact_port, \
+                     n.availability, n.status, (SELECT GROUP_CONCAT(k.host_key SEPARATOR '\n') FROM host_keys k \
+                     WHERE k.node_id = n.id) AS host_keys FROM nodes n WHERE n.forgotten_at IS NULL ORDER BY n.id",
+                )
+                .await?;
+            rows.into_iter()
+                .map(|mut row| {
+                    let keys: Option<String> = column(&mut row, "host_keys")?;
+                    Ok(ProbeTarget {
+                        node: NodeId(column(&mut row, "id")?),
+                        contact: address(&mut row, "contact_host", "contact_port")?,
+                        pending: address(&mut row, "pending_contact_host", "pending_contact_port")?,
+                        host_keys: keys.map(|keys| keys.lines().map(str::to_owned).collect()).unwrap_or_default(),
+                        availability: word(&mut row, "availability")?,
+                        status: word(&mut row, "status")?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Records what a dial of a node's contact address met.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn record_probe(&self, node: NodeId, result: &ProbeResult) -> Result<(), StoreError> {
+        unit!(self, |tx| {
+            match result {
+                ProbeResult::LoggedIn => tx.check_succeeded(node).await?,
+                ProbeResult::NoAnswer(reason) => {
+                    tx.check_failed(node, &format!("no answer: {reason}"))
+                        .await?;
+                    tx.decide_death(node).await?;
+                }
+                ProbeResult::WrongHostKey(_) => {
+                    tx.check_failed(node, "another SSH host key answers")
+                        .await?
+                }
+                ProbeResult::Refused(reason) => {
+                    tx.check_failed(node, &format!("login refused: {reason}"))
+                        .await?
+                }
+            }
+            Finish::Commit(())
+        })
+    }
+
+    /// A pending address met the node's pinned key: it takes effect, and a node that had it has none from now on. False
+    /// when the node claims something else by now.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn confirm_address(
+        &self,
+        node: NodeId,
+        pending: &Address,
+    ) -> Result<bool, StoreError> {
+        unit!(self, |tx| {
+            tx.change(
+                "UPDATE nodes SET contact_host = NULL, contact_port = NULL, status = 'suspect', \
+                 status_reason = 'its address belongs to another node now', status_since = ?, version = version + 1 \
+                 WHERE live_address = CONCAT(?, ' ', ?) AND id <> ?",
+                (tx.now, &pending.host, pending.port, node.0),
+            )
+            .await?;
+            let changed = tx
+                .change(
+                    "UPDATE nodes SET contact_host = pending_contact_host, contact_port = pending_contact_port, \
+                     client_host = pending_client_host, client_port = pending_client_port, \
+                     pending_client_host = NULL, pending_client_port = NULL, \
+                     pending_contact_host = NULL, pending_contact_port = NULL, version = version + 1 \
+                     WHERE id = ? AND pending_contact_host = ? AND pending_contact_port = ? AND forgotten_at IS NULL",
+                    (node.0, &pending.host, pending.port),
+                )
+                .await?;
+            if changed == 1 {
+                tx.check_succeeded(node).await?;
+                tx.event(
+                    "node_moved_to_address",
+                    node.into(),
+                    Some(&pending.to_string()),
+                )
+                .await?;
+                Finish::Commit(true)
+            } else {
+                Finish::Rollback(false)
+            }
+        })
+    }
+
+    /// A pending address met another key: the claim stays a claim. A node without another address is suspect.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn refuse_address(
+        &self,
+        node: NodeId,
+        pending: &Address,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        unit!(self, |tx| {
+            let homeless = tx
+                .number(
+                    "SELECT COUNT(*) FROM nodes WHERE id = ? AND contact_host IS NULL",
+                    (node.0,),
+                )
+                .await?;
+            if homeless == 1 {
+                tx.check_failed(node, &format!("claims {pending}: {reason}"))
+                    .await?;
+            }
+            Finish::Commit(())
+        })
+    }
+
+    /// Pins a node that registered without host keys to what its first dial met; false when it is pinned already, or
+    /// the key is another node's.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn pin_host_key(&self, node: NodeId, keys: &[String]) -> Result<bool, StoreError> {
+        let pinned = unit!(self, |tx| {
+            tx.first("SELECT id FROM nodes WHERE id = ? FOR UPDATE", (node.0,))
+                .await?;
+            if tx.pinned_keys(node).await?.is_empty() {
+                tx.pin(node, keys).await?;
+                Finish::Commit(true)
+            } else {
+                Finish::Rollback(false)
+            }
+        });
+        match pinned {
+            Err(error) if error.is_duplicate("PRIMARY") => Ok(false),
+            other => other,
+        }
+    }
+}
+
+impl Tx {
+    /// Somebody with the pinned key answered and let us in.
+    pub(crate) async fn check_succeeded(&mut self, node: NodeId) -> Result<(), StoreError> {
+        let now = self.now;
+        self.change(
+            "UPDATE nodes SET status_since = IF(status = 'alive', status_since, ?), status = 'alive', \
+             status_reason = NULL, last_checked_at = ?, failed_checks = 0, failing_since = NULL \
+             WHERE id = ? AND forgotten_at IS NULL",
+            (now, now, node.0),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// One failure makes suspect, never dead.
+    pub(crate) async fn check_failed(
+        &mut self,
+        node: NodeId,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let now = self.now;
+        self.change(
+            "UPDATE nodes SET status_since = IF(status = 'alive', ?, status_since), \
+             status = IF(status = 'alive', 'suspect', status), status_reason = ?, last_checked_at = ?, \
+             failed_checks = failed_checks + 1, failing_since = IFNULL(failing_since, ?) \
+             WHERE id = ? AND forgotten_at IS NULL",
+            (now, short(reason), now, now, node.0),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// `suspect -> dead`. A ready node that died must be inspected when it comes back.
+    async fn decide_death(&mut self, node: NodeId) -> Result<(), StoreError> {
+        let now = self.now;
+        let died = self
+            .change(
+                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ?, \
+                 n.version = n.version + 1 WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
+                 AND n.failing_since <= ? - INTERVAL ? SECOND \
+                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND)",
+                (now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S),
+            )
+            .await?;
+        if died == 1 {
+            self.move_node(
+                node,
+                Availability::Ready,
+                Availability::Joining,
+                Some("died"),
+            )
+            .await?;
+            self.event("node_dead", node.into(), None).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! After a provision run: present, replaced by another node, or the whole request undone.
+
+use super::{MORE_WORK, NOTHING_MORE, Recorded, RunReport, Subject};
+use crate::edges::About;
+use crate::tx::Tx;
+use crate::{ClaimedRun, StoreError};
+use orion_core::{AccountState, NodeId, RentalId, RequestState, RunOutcome, UndoReason};
+
+/// Two provisionings in a row that failed for the node's own reasons make it look broken.
+const FAILED_PROVISIONS_TO_QUARANTINE: u32 = 2;
+
+impl Tx {
+    pub(super) async fn provisioned(
+        &mut self,
+        run: &ClaimedRun,
+        subject: &Subject,
+        report: &RunReport,
+    ) -> Result<Recorded, StoreError> {
+        let now = self.now;
+        self.note_evidence(subject.account.id, report).await?;
+        if report.outcome == RunOutcome::Present {
+            let changed = self
+                .change(
+                    "UPDATE accounts SET state = 'present', state_since = ? WHERE id = ? AND state = 'making' AND epoch = ?",
+                    (now, subject.account.id.0, run.epoch),
+                )
+                .await?;
+            self.change(
+                "UPDATE nodes SET failed_provisions = 0 WHERE id = ?",
+                (run.node.0,),
+            )
+            .await?;
+            let settled = changed == 1
+                && subject.request_state == RequestState::Open
+                && self.activate_if_complete(subject.request).await?;
+            return Ok(Recorded::Done {
+                settled: settled.then_some(subject.request),
+                queued: false,
+            });
+        }
+        if subject.state != AccountState::Making {
+            return Ok(NOTHING_MORE);
+        }
+        self.leave(&subject.account).await?;
+        let about = About {
+            node: Some(run.node),
+            rental: Some(subject.rental),
+        };
+        self.event("provision_failed", about, Some(report.outcome.as_str()))
+            .await?;
+        if matches!(
+            report.outcome,
+            RunOutcome::Failed | RunOutcome::Refused | RunOutcome::StaleEpoch
+        ) {
+            self.count_failed_provision(run.node, report).await?;
+        }
+        if subject.request_state != RequestState::Open {
+            return Ok(MORE_WORK);
+        }
+        let reason = self.replace(subject, report.outcome).await?;
+        let settled = match reason {
+            Some(reason) => self
+                .undo(subject.request, reason)
+                .await?
+                .then_some(subject.request),
+            None => None,
+        };
+        Ok(Recorded::Done {
+            settled,
+            queued: true,
+        })
+    }
+
+    /// Another node for the rental, or why the whole request must be undone.
+    async fn replace(
+        &mut self,
+        subject: &Subject,
+        outcome: RunOutcome,
+    ) -> Result<Option<UndoReason>, StoreError> {
+        let taken = outcome == RunOutcome::NameTaken;
+        // The name may be free elsewhere: one further node is tried, not the whole pool.
+        if taken && self.names_taken(subject.rental).await? >= 2 {
+            return Ok(Some(UndoReason::NameTaken));
+        }
+        let replaced = self
+            .replace_account(subject.request, subject.rental)
+            .await?
+            .is_some();
+        Ok(match (replaced, taken) {
+            (true, _) => None,
+            (false, true) => Some(UndoReason::NameTaken),
+            (false, false) => Some(UndoReason::NoNode),
+        })
+    }
+
+    async fn names_taken(&mut self, rental: RentalId) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT COUNT(*) FROM accounts WHERE rental_id = ? AND outcome = 'name_taken'",
+            (rental.0,),
+        )
+        .await
+    }
+
+    async fn count_failed_provision(
+        &mut self,
+        node: NodeId,
+        report: &RunReport,
+    ) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE nodes SET failed_provisions = failed_provisions + 1 WHERE id = ?",
+            (node.0,),
+        )
+        .await?;
+        let failed = self
+            .number(
+                "SELECT failed_provisions FROM nodes WHERE id = ?",
+                (node.0,),
+            )
+            .await?;
+        if failed >= u64::from(FAILED_PROVISIONS_TO_QUARANTINE) {
+            let reason = format!(
+                "provision_failed: {}",
+                report.detail.as_deref().unwrap_or("no detail")
+            );
+            self.quarantine(node, &reason).await?;
+        }
+        Ok(())
+    }
+}
