@@ -186,14 +186,18 @@ impl Store {
         unit!(self, |tx| {
             if tx.lock_request(request).await? == Some(RequestState::Open) {
                 for (rental, hash) in hashes {
-                    tx.change(
-                        "UPDATE rentals SET password_hash = ?, version = version + 1 \
-                         WHERE id = ? AND request_id = ? AND state = 'provisioning' AND password_hash IS NULL",
-                        (hash, rental.0, request.0),
-                    )
-                    .await?;
-                    for account in tx.wanted_accounts(*rental).await? {
-                        tx.queue_account_run(RunKind::Provision, &account).await?;
+                    let stored = tx
+                        .change(
+                            "UPDATE rentals SET password_hash = ?, version = version + 1 \
+                             WHERE id = ? AND request_id = ? AND state = 'provisioning' AND password_hash IS NULL",
+                            (hash, rental.0, request.0),
+                        )
+                        .await?;
+                    // Repeated, or not of this request: nothing to start.
+                    if stored == 1 {
+                        for account in tx.wanted_accounts(*rental).await? {
+                            tx.queue_account_run(RunKind::Provision, &account).await?;
+                        }
                     }
                 }
                 Finish::Commit(true)

@@ -63,14 +63,14 @@ impl Store {
             let now = tx.now;
             let found = tx
                 .first(
-                    "SELECT state, leased_until <= ? AS over FROM rentals WHERE id = ? FOR UPDATE",
+                    "SELECT state, leased_until <= ? AS is_over FROM rentals WHERE id = ? FOR UPDATE",
                     (now, id.0),
                 )
                 .await?;
             let Some(mut row) = found else {
                 return Ok(false);
             };
-            let over: Option<bool> = column(&mut row, "over")?;
+            let over: Option<bool> = column(&mut row, "is_over")?;
             // The end is read again here: an extension may have come between the scan and this lock.
             if reason == EndReason::Expired && over != Some(true) {
                 return Ok(false);
