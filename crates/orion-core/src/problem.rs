@@ -55,6 +55,8 @@ codes!(
     NodeUnknown = "node_unknown", 404, "The node is not registered";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here";
+    /// The body did not arrive in time.
+    RequestTimeout = "request_timeout", 408, "The body took too long";
     /// The thing is in a state that does not permit this.
     WrongState = "wrong_state", 409, "Not possible in this state";
     /// Somebody has that user name.
@@ -63,6 +65,8 @@ codes!(
     NameTaken = "name_taken", 409, "The name exists on the nodes already";
     /// A live node has that host name and another host key.
     HostnameTaken = "hostname_taken", 409, "The host name belongs to another node";
+    /// Another node has that SSH host key.
+    HostKeyTaken = "host_key_taken", 409, "The host key belongs to another node";
     /// The idempotency key was used with another body.
     IdempotencyKeyReused = "idempotency_key_reused", 409, "The idempotency key was used for another request";
     /// The rentals of this idempotency key have ended.

@@ -225,10 +225,10 @@ async fn reset_ends_what_lives_and_has_every_node_inspected() {
     let over = bed.active(bed.bob, 1).await[0];
     bed.store.release(Scope::All, over).await.unwrap();
     let opened = bed.opened(bed.alice, 1).await;
-    bed.db.sql(&format!(
+    bed.db.sql(
         "UPDATE nodes SET availability = 'quarantined', availability_reason = 'dirty' \
-         WHERE availability = 'ready' ORDER BY id LIMIT 1"
-    ));
+         WHERE availability = 'ready' ORDER BY id LIMIT 1",
+    );
     bed.store.reset().await.unwrap();
     assert_eq!(
         bed.one("SELECT GROUP_CONCAT(DISTINCT availability) FROM nodes"),

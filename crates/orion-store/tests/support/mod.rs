@@ -1,6 +1,7 @@
 //! A database with schema, users and nodes, and short words for what tests do with them.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

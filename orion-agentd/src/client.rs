@@ -1,0 +1,303 @@
+//! A small HTTP client for the control plane's listener for agents: plain HTTP/1.1, one exchange a connection, with
+//! time-outs and bounds. No TLS, and so no TLS library in the agent.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::identity::VERSION;
+use crate::pace::Pace;
+
+const REGISTER: &str = "/api/workers/register";
+const BEAT: &str = "/api/workers/beat";
+
+/// Bytes of an answer's body at most.
+const MAX_ANSWER: usize = 64 * 1024;
+/// Bytes of an answer's head at most.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Where the control plane listens for agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    host: String,
+    port: u16,
+    authority: HeaderValue,
+    register: PathAndQuery,
+    beat: PathAndQuery,
+}
+
+impl Endpoint {
+    /// Takes a base URL (`http://orion.example`, `http://10.0.0.1:8081/orion/`) or the full URL of the register path.
+    ///
+    /// # Errors
+    /// A sentence about what it must be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const MUST: &str = "must be a URL like http://orion.example or http://10.0.0.1:8081";
+        let uri: Uri = text.trim().parse().map_err(|_| MUST.to_owned())?;
+        if uri.scheme_str() == Some("https") {
+            return Err("must begin with http://: agents speak plain HTTP".to_owned());
+        }
+        let authority = uri.authority().ok_or(MUST)?;
+        if uri.scheme_str() != Some("http")
+            || authority.as_str().contains('@')
+            || uri.query().is_some()
+        {
+            return Err(MUST.to_owned());
+        }
+        let path = uri.path().trim_end_matches('/');
+        let base = path
+            .strip_suffix(REGISTER)
+            .unwrap_or(path)
+            .trim_end_matches('/');
+        let below_base = |path: &str| format!("{base}{path}").parse().map_err(|_| MUST.to_owned());
+        let host = authority.host();
+        if host.is_empty() {
+            return Err(MUST.to_owned());
+        }
+        Ok(Self {
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| MUST.to_owned())?,
+            register: below_base(REGISTER)?,
+            beat: below_base(BEAT)?,
+        })
+    }
+}
+
+/// What is asked of the control plane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    Register,
+    Beat,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExchangeError {
+    #[error("the name {0} can't be resolved: {1}")]
+    Lookup(String, io::Error),
+    #[error("can't connect to {0}: {1}")]
+    Connect(String, io::Error),
+    #[error("no connection to {0} within {1} s")]
+    ConnectTimeout(String, u64),
+    #[error("no answer within {0} s")]
+    Timeout(u64),
+    #[error("the answer is larger than 64 KiB")]
+    TooLarge,
+    #[error("the exchange failed: {0}")]
+    Http(String),
+}
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// From a `Retry-After` in seconds.
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: Bytes,
+}
+
+/// A connection for one exchange.
+#[derive(Debug)]
+pub(crate) struct Link {
+    stream: TcpStream,
+    deadline: Instant,
+    /// This machine's address as the control plane's side of the network sees it (but for address translation).
+    pub(crate) local: IpAddr,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    endpoint: Endpoint,
+    pace: Pace,
+}
+
+impl Client {
+    pub(crate) fn new(endpoint: Endpoint, pace: Pace) -> Self {
+        Self { endpoint, pace }
+    }
+
+    /// Connects; the time for the whole exchange runs from here.
+    pub(crate) async fn connect(&self) -> Result<Link, ExchangeError> {
+        let deadline = Instant::now() + self.pace.exchange;
+        let connected = timeout_at(deadline, self.connect_to_any()).await;
+        let stream = connected.map_err(|_| self.connect_timeout(self.pace.exchange))??;
+        let local = stream
+            .local_addr()
+            .map_err(|error| self.connect_error(error))?;
+        Ok(Link {
+            stream,
+            deadline,
+            local: local.ip(),
+        })
+    }
+
+    /// Tries each address of the endpoint's name in turn.
+    async fn connect_to_any(&self) -> Result<TcpStream, ExchangeError> {
+        let host = self.endpoint.host.as_str();
+        let addresses = tokio::net::lookup_host((host, self.endpoint.port));
+        let addresses = addresses
+            .await
+            .map_err(|error| ExchangeError::Lookup(host.to_owned(), error))?;
+        let mut last = ExchangeError::Lookup(host.to_owned(), io::ErrorKind::NotFound.into());
+        for address in addresses {
+            match timeout(self.pace.connect, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = self.connect_error(error),
+                Err(_) => last = self.connect_timeout(self.pace.connect),
+            }
+        }
+        Err(last)
+    }
+
+    fn connect_error(&self, error: io::Error) -> ExchangeError {
+        ExchangeError::Connect(self.peer(), error)
+    }
+
+    fn connect_timeout(&self, after: Duration) -> ExchangeError {
+        ExchangeError::ConnectTimeout(self.peer(), after.as_secs())
+    }
+
+    fn peer(&self) -> String {
+        format!("{}:{}", self.endpoint.host, self.endpoint.port)
+    }
+
+    /// Posts `body` as JSON and reads the answer.
+    pub(crate) async fn post(
+        &self,
+        link: Link,
+        call: Call,
+        body: &impl Serialize,
+    ) -> Result<Answer, ExchangeError> {
+        let request = self.request(call, body)?;
+        timeout_at(link.deadline, exchange(link.stream, request))
+            .await
+            .map_err(|_| ExchangeError::Timeout(self.pace.exchange.as_secs()))?
+    }
+
+    fn request(
+        &self,
+        call: Call,
+        body: &impl Serialize,
+    ) -> Result<Request<Full<Bytes>>, ExchangeError> {
+        let failed = |error: &dyn std::fmt::Display| ExchangeError::Http(error.to_string());
+        let path = match call {
+            Call::Register => &self.endpoint.register,
+            Call::Beat => &self.endpoint.beat,
+        };
+        let body = serde_json::to_vec(body).map_err(|error| failed(&error))?;
+        Request::builder()
+            .method(Method::POST)
+            .uri(Uri::from(path.clone()))
+            .header(header::HOST, &self.endpoint.authority)
+            .header(header::USER_AGENT, format!("orion-agentd/{VERSION}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONNECTION, "close")
+            .body(Full::from(body))
+            .map_err(|error| failed(&error))
+    }
+}
+
+async fn exchange(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, ExchangeError> {
+    let failed = |error: hyper::Error| ExchangeError::Http(describe(&error));
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
+    // Dropped with this future, and so is the connection, whatever the other side does.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let (head, body) = sender
+        .send_request(request)
+        .await
+        .map_err(failed)?
+        .into_parts();
+    let body = Limited::new(body, MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                ExchangeError::TooLarge
+            } else {
+                ExchangeError::Http(error.to_string())
+            }
+        })?;
+    let retry_after = head.headers.get(header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Answer {
+        status: head.status,
+        retry_after: retry_after.map(Duration::from_secs),
+        body: body.to_bytes(),
+    })
+}
+
+/// hyper's message and the reason below it, which alone says what happened.
+fn describe(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_and_the_full_url_mean_the_same() {
+        for text in [
+            "http://orion.example",
+            "http://orion.example/",
+            "http://orion.example/api/workers/register",
+            "http://orion.example/api/workers/register/",
+        ] {
+            let endpoint = Endpoint::parse(text).expect(text);
+            assert_eq!(
+                (endpoint.host.as_str(), endpoint.port),
+                ("orion.example", 80)
+            );
+            assert_eq!(endpoint.register, "/api/workers/register");
+            assert_eq!(endpoint.beat, "/api/workers/beat");
+        }
+        let endpoint = Endpoint::parse("http://[::1]:8081/orion/").expect("good");
+        assert_eq!((endpoint.host.as_str(), endpoint.port), ("::1", 8081));
+        assert_eq!(endpoint.authority, "[::1]:8081");
+        assert_eq!(endpoint.beat, "/orion/api/workers/beat");
+    }
+
+    #[test]
+    fn what_is_no_plain_http_url_is_refused() {
+        for text in [
+            "",
+            "orion.example",
+            "orion.example:80",
+            "https://orion.example",
+            "ftp://orion.example",
+            "http://",
+            "http://:80",
+            "http://a:b@orion.example",
+            "http://orion.example/?a=b",
+            "http://orion example",
+        ] {
+            assert!(Endpoint::parse(text).is_err(), "{text}");
+        }
+    }
+}
