@@ -1,6 +1,7 @@
 //! What the cron jobs ask: small batches, no input, the same answer however often they are asked.
 
 use crate::edges::HeldAccount;
+use crate::record::Claim;
 use crate::row::{column, word};
 use crate::tx::{Finish, bounded, unit};
 use crate::{Store, StoreError};
@@ -56,16 +57,21 @@ impl Store {
         unit!(self, |tx| {
             let found = tx
                 .first(
-                    "SELECT kind, claimed_by FROM runs WHERE id = ? AND state = 'claimed' AND claim_expires_at < ?",
+                    "SELECT kind, claimed_by, attempt FROM runs WHERE id = ? AND state = 'claimed' AND claim_expires_at < ?",
                     (run.0, tx.now),
                 )
                 .await?;
             let Some(mut row) = found else {
                 return Ok(false);
             };
-            let kind: RunKind = word(&mut row, "kind")?;
-            let claimant: String = column(&mut row, "claimed_by")?;
-            Finish::Commit(tx.requeue_claimed(&claimant, run, kind).await?)
+            let by: String = column(&mut row, "claimed_by")?;
+            let claim = Claim {
+                run,
+                kind: word(&mut row, "kind")?,
+                by: &by,
+                attempt: column(&mut row, "attempt")?,
+            };
+            Finish::Commit(tx.requeue_claimed(&claim).await?)
         })
     }
 

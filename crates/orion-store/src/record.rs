@@ -50,6 +50,14 @@ const MORE_WORK: Recorded = Recorded::Done {
     queued: true,
 };
 
+/// One claim of a run: by whom, and which of the run's attempts.
+pub(crate) struct Claim<'a> {
+    pub(crate) run: RunId,
+    pub(crate) kind: RunKind,
+    pub(crate) by: &'a str,
+    pub(crate) attempt: u32,
+}
+
 /// The account of a run, with the decision it belongs to.
 struct Subject {
     account: HeldAccount,
@@ -73,10 +81,13 @@ impl Store {
         unit!(self, |tx| {
             let subject = tx.lock_subject(run.id).await?;
             if report.outcome == RunOutcome::NoResult {
-                match tx
-                    .requeue(instance.as_str(), run.id, run.kind, subject.as_ref())
-                    .await?
-                {
+                let claim = Claim {
+                    run: run.id,
+                    kind: run.kind,
+                    by: instance.as_str(),
+                    attempt: run.attempt,
+                };
+                match tx.requeue(&claim, subject.as_ref()).await? {
                     true => Finish::Commit(MORE_WORK),
                     false => Finish::Rollback(Recorded::Lost),
                 }
@@ -189,26 +200,19 @@ impl Tx {
     }
 
     /// `claimed -> queued`, at a higher epoch: what may still be under way on the worker then comes too late. A run that
-    /// nobody needs any more fails instead. False when the claim is not `claimant`'s.
-    pub(crate) async fn requeue_claimed(
-        &mut self,
-        claimant: &str,
-        run: RunId,
-        kind: RunKind,
-    ) -> Result<bool, StoreError> {
-        let subject = self.lock_subject(run).await?;
-        self.requeue(claimant, run, kind, subject.as_ref()).await
+    /// nobody needs any more fails instead. False when the claim is over.
+    pub(crate) async fn requeue_claimed(&mut self, claim: &Claim<'_>) -> Result<bool, StoreError> {
+        let subject = self.lock_subject(claim.run).await?;
+        self.requeue(claim, subject.as_ref()).await
     }
 
     async fn requeue(
         &mut self,
-        claimant: &str,
-        run: RunId,
-        kind: RunKind,
+        claim: &Claim<'_>,
         subject: Option<&Subject>,
     ) -> Result<bool, StoreError> {
         let now = self.now;
-        let wanted = match kind {
+        let wanted = match claim.kind {
             RunKind::Provision => {
                 subject.is_some_and(|subject| subject.state == AccountState::Making)
             }
@@ -219,30 +223,27 @@ impl Tx {
             let changed = self
                 .change(
                     "UPDATE runs SET state = 'failed', outcome = 'superseded', finished_at = ?, claimed_by = NULL, \
-                     claim_expires_at = NULL WHERE id = ? AND state = 'claimed' AND claimed_by = ?",
-                    (now, run.0, claimant),
+                     claim_expires_at = NULL WHERE id = ? AND state = 'claimed' AND claimed_by = ? AND attempt = ?",
+                    (now, claim.run.0, claim.by, claim.attempt),
                 )
                 .await?;
             return Ok(changed == 1);
         }
-        let epoch = match subject {
-            Some(subject) => {
-                self.change(
-                    "UPDATE accounts SET epoch = epoch + 1 WHERE id = ?",
-                    (subject.account.id.0,),
-                )
-                .await?;
-                subject.account.epoch + 1
-            }
-            None => 0,
-        };
+        let epoch = subject.map_or(0, |subject| subject.account.epoch + 1);
         let changed = self
             .change(
                 "UPDATE runs SET state = 'queued', epoch = ?, claimed_by = NULL, claim_expires_at = NULL \
-                 WHERE id = ? AND state = 'claimed' AND claimed_by = ?",
-                (epoch, run.0, claimant),
+                 WHERE id = ? AND state = 'claimed' AND claimed_by = ? AND attempt = ?",
+                (epoch, claim.run.0, claim.by, claim.attempt),
             )
             .await?;
+        if let Some(subject) = subject.filter(|_| changed == 1) {
+            self.change(
+                "UPDATE accounts SET epoch = ? WHERE id = ?",
+                (epoch, subject.account.id.0),
+            )
+            .await?;
+        }
         Ok(changed == 1)
     }
 

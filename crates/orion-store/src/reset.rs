@@ -37,6 +37,12 @@ impl Store {
         }
         unit!(self, |tx| {
             let now = tx.now;
+            // The nodes first: a rent that waits for one of them must see its account row in the statement below.
+            tx.rows(
+                "SELECT id FROM nodes WHERE forgotten_at IS NULL AND availability <> 'joining' ORDER BY id FOR UPDATE",
+                (),
+            )
+            .await?;
             tx.change(
                 "UPDATE nodes n SET n.availability = 'joining', n.availability_reason = 'reset', \
                  n.availability_since = ?, n.failed_provisions = 0, n.failed_checks = 0, n.version = n.version + 1 \

@@ -277,7 +277,10 @@ async fn a_node_without_keys_is_pinned_at_the_first_dial_and_only_then() {
     bed.db
         .sql(&format!("DELETE FROM host_keys WHERE node_id = {other}"));
     assert!(
-        !bed.store.pin_host_key(other, &[host_key(71)]).await.unwrap(),
+        !bed.store
+            .pin_host_key(other, &[host_key(71)])
+            .await
+            .unwrap(),
         "another node's key"
     );
 }

@@ -155,7 +155,10 @@ async fn the_same_instance_can_not_record_an_older_attempt() {
     let late = bed.claim_one(RunKind::Provision).await;
     bed.later(31).reconcile().await.unwrap();
     let again = bed.claim_one(RunKind::Provision).await;
-    assert_eq!(bed.record(&late, RunOutcome::Failed).await, Recorded::Lost);
+    for outcome in [RunOutcome::Failed, RunOutcome::NoResult] {
+        let recorded = bed.record(&late, outcome).await;
+        assert_eq!(recorded, Recorded::Lost, "{outcome}");
+    }
     assert!(matches!(
         bed.record(&again, RunOutcome::Present).await,
         Recorded::Done {

@@ -155,6 +155,16 @@ impl Bed {
 
     /// Worker `number` registers at `port`, with its own host key.
     pub async fn register(&self, number: u32, port: u16) -> Registered {
+        self.register_with(&self.store, number, port).await.unwrap()
+    }
+
+    /// The same through a store with its own clock.
+    pub async fn register_with(
+        &self,
+        store: &Store,
+        number: u32,
+        port: u16,
+    ) -> Result<Registered, StoreError> {
         let hostname = HostName::parse(&format!("worker{number}")).unwrap();
         let keys = [host_key(number)];
         let registration = Registration {
@@ -164,7 +174,7 @@ impl Bed {
             host_keys: &keys,
             agent: Some("0.1.0"),
         };
-        self.store.register(&registration).await.unwrap()
+        store.register(&registration).await
     }
 
     pub async fn rent(&self, user: UserId, count: u32) -> RentDecision {
