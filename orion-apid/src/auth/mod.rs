@@ -1,0 +1,5 @@
+//! Who is calling: passwords, tokens, and the rights that come from them.
+
+pub mod password;
+pub mod principal;
+pub mod token;

@@ -1,0 +1,273 @@
+//! Records beats in batches: a thousand agents beat every five seconds, and a commit for each would cost an fsync each.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use orion_core::{NodeId, ProblemCode};
+use orion_store::{Beat, Store, StoreError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::http::problem::{Failure, chain};
+use crate::metrics::Metrics;
+
+/// The shortest time between the starts of two commits. The first beat after a quiet time is recorded at once.
+const SPACING: Duration = Duration::from_millis(500);
+
+/// Nodes of one commit.
+const MAX_BATCH: usize = 200;
+
+/// Beats that may wait; agents beyond that are told to come later.
+const MAX_WAITING: usize = 10_000;
+
+type Outcome = Result<bool, Lost>;
+type Pending = HashMap<NodeId, (Beat, Vec<oneshot::Sender<Outcome>>)>;
+
+/// The commit failed; the log knows why.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    database_down: bool,
+}
+
+/// Hands beats to the writer.
+#[derive(Debug, Clone)]
+pub struct Beats {
+    queue: mpsc::Sender<(Beat, oneshot::Sender<Outcome>)>,
+}
+
+impl Beats {
+    /// The handle, and the writer that must be run; it ends when every handle is gone.
+    pub fn new(store: Store, metrics: Metrics) -> (Self, impl Future<Output = ()> + Send) {
+        Self::with_writer(metrics, move |beats: Vec<Beat>| {
+            let store = store.clone();
+            async move {
+                let known = store.beat_many(&beats).await?;
+                Ok(known.into_iter().collect())
+            }
+        })
+    }
+
+    fn with_writer<W, F>(metrics: Metrics, write: W) -> (Self, impl Future<Output = ()> + Send)
+    where
+        W: Fn(Vec<Beat>) -> F + Send + Sync,
+        F: Future<Output = Result<Vec<NodeId>, StoreError>> + Send,
+    {
+        let (queue, waiting) = mpsc::channel(MAX_WAITING);
+        (Self { queue }, write_all(waiting, metrics, write))
+    }
+
+    /// Records a beat; returns after the commit, with whether the node is known.
+    ///
+    /// # Errors
+    /// `database_down`, `internal`; `too_many_requests` where too many wait.
+    pub async fn record(&self, beat: Beat) -> Result<bool, Failure> {
+        let (sender, outcome) = oneshot::channel();
+        if self.queue.try_send((beat, sender)).is_err() {
+            let detail = "too many beats wait to be recorded";
+            return Err(Failure::new(ProblemCode::TooManyRequests, detail).retry_after(5));
+        }
+        let down = Lost {
+            database_down: true,
+        };
+        match outcome.await.unwrap_or(Err(down)) {
+            Ok(known) => Ok(known),
+            Err(Lost {
+                database_down: true,
+            }) => Err(Failure::database_down("see the writer's line")),
+            Err(Lost {
+                database_down: false,
+            }) => Err(Failure::internal("see the writer's line")),
+        }
+    }
+}
+
+async fn write_all<W, F>(
+    mut waiting: mpsc::Receiver<(Beat, oneshot::Sender<Outcome>)>,
+    metrics: Metrics,
+    write: W,
+) where
+    W: Fn(Vec<Beat>) -> F,
+    F: Future<Output = Result<Vec<NodeId>, StoreError>>,
+{
+    let mut next = Instant::now();
+    while let Some(first) = waiting.recv().await {
+        let mut batch = Pending::new();
+        add(&mut batch, first);
+        let mut due = pin!(tokio::time::sleep_until(next));
+        // Whatever is in the queue comes along, even where the commit is due already.
+        while batch.len() < MAX_BATCH {
+            let more = tokio::select! {
+                biased;
+                more = waiting.recv() => more,
+                () = &mut due => None,
+            };
+            let Some(more) = more else { break };
+            add(&mut batch, more);
+        }
+        next = Instant::now() + SPACING;
+        settle(batch, &metrics, &write).await;
+    }
+}
+
+/// A node that beats twice within a batch is written once, with what it said last; both beats are answered.
+fn add(batch: &mut Pending, (beat, sender): (Beat, oneshot::Sender<Outcome>)) {
+    let entry = batch
+        .entry(beat.node)
+        .or_insert_with(|| (beat.clone(), Vec::new()));
+    entry.0 = beat;
+    entry.1.push(sender);
+}
+
+async fn settle<W, F>(batch: Pending, metrics: &Metrics, write: W)
+where
+    W: Fn(Vec<Beat>) -> F,
+    F: Future<Output = Result<Vec<NodeId>, StoreError>>,
+{
+    let beats: Vec<Beat> = batch.values().map(|(beat, _)| beat.clone()).collect();
+    metrics.beat_commits.inc();
+    let result = write(beats).await.map_err(|error| {
+        tracing::warn!(
+            error = chain(&error),
+            nodes = batch.len(),
+            "beats were not recorded"
+        );
+        Lost {
+            database_down: error.is_unavailable(),
+        }
+    });
+    for (node, (_, senders)) in batch {
+        let outcome = match &result {
+            Ok(known) => Ok(known.contains(&node)),
+            Err(lost) => Err(*lost),
+        };
+        for sender in senders {
+            if outcome.is_ok() {
+                metrics.beats.inc();
+            }
+            // An agent that hung up wants no answer.
+            sender.send(outcome).unwrap_or_default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    fn beat(node: u64, boot: &str) -> Beat {
+        Beat {
+            node: NodeId(node),
+            boot_id: boot.to_owned(),
+            agent: "0.1.0".to_owned(),
+        }
+    }
+
+    type Written = Arc<Mutex<Vec<Vec<(u64, String)>>>>;
+
+    /// A writer that knows the nodes below 1000 and keeps what it was given, sorted.
+    fn recorder() -> (Beats, Written) {
+        let written = Written::default();
+        let kept = Arc::clone(&written);
+        let (beats, writer) = Beats::with_writer(Metrics::default(), move |batch: Vec<Beat>| {
+            let known = batch
+                .iter()
+                .map(|beat| beat.node)
+                .filter(|node| node.0 < 1000)
+                .collect();
+            let mut rows: Vec<_> = batch
+                .into_iter()
+                .map(|beat| (beat.node.0, beat.boot_id))
+                .collect();
+            rows.sort();
+            kept.lock().unwrap().push(rows);
+            async move { Ok(known) }
+        });
+        tokio::spawn(writer);
+        (beats, written)
+    }
+
+    async fn record_all(beats: &Beats, all: Vec<Beat>) -> Vec<bool> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for beat in all {
+            let beats = beats.clone();
+            tasks.spawn(async move { beats.record(beat).await.unwrap() });
+        }
+        tasks.join_all().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_beat_is_recorded_at_once_and_those_that_follow_together() {
+        let (beats, written) = recorder();
+        let start = Instant::now();
+        assert!(beats.record(beat(1, "a")).await.unwrap());
+        assert!(start.elapsed() < Duration::from_millis(10));
+        let known = record_all(&beats, (2..=50).map(|node| beat(node, "a")).collect()).await;
+        assert!(known.into_iter().all(|known| known));
+        assert!(
+            start.elapsed() <= Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+        let written = written.lock().unwrap();
+        assert_eq!(written.iter().map(Vec::len).collect::<Vec<_>>(), [1, 49]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beats_that_trickle_in_share_commits() {
+        let (beats, written) = recorder();
+        let mut tasks = tokio::task::JoinSet::new();
+        for node in 1..=40_u32 {
+            let beats = beats.clone();
+            tasks.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(50) * node).await;
+                let start = Instant::now();
+                beats.record(beat(node.into(), "a")).await.unwrap();
+                start.elapsed()
+            });
+        }
+        let longest = tasks.join_all().await.into_iter().max().unwrap();
+        assert!(longest <= Duration::from_secs(1), "{longest:?}");
+        let commits = written.lock().unwrap().len();
+        assert!(commits <= 6, "{commits} commits in two seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_has_at_most_200_nodes() {
+        let (beats, written) = recorder();
+        record_all(&beats, (1..=450).map(|node| beat(node, "a")).collect()).await;
+        let written = written.lock().unwrap();
+        assert!(written.iter().all(|batch| batch.len() <= MAX_BATCH));
+        assert_eq!(written.iter().map(Vec::len).sum::<usize>(), 450);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_beats_twice_in_a_batch_is_written_once_and_answered_twice() {
+        let (beats, written) = recorder();
+        record_all(&beats, vec![beat(9, "x")]).await;
+        assert_eq!(
+            record_all(&beats, vec![beat(1, "a"), beat(1, "b")]).await,
+            [true, true]
+        );
+        assert_eq!(written.lock().unwrap()[1], [(1, "b".to_owned())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_nodes_are_told_so() {
+        let (beats, _) = recorder();
+        assert!(!beats.record(beat(1000, "a")).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_the_commit_fails_every_agent_learns_it_and_the_next_batch_is_tried() {
+        let (beats, writer) =
+            Beats::with_writer(Metrics::default(), |_| async { Err(StoreError::TimedOut) });
+        tokio::spawn(writer);
+        for _ in 0..2 {
+            let failure = beats.record(beat(1, "a")).await.unwrap_err();
+            assert_eq!(failure.code, ProblemCode::DatabaseDown);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Nodes as clients and administrators see them.
+
+use orion_core::api::Message;
+use orion_core::{NodeId, ProblemCode};
+use orion_store::{Forget, Unquarantine};
+
+use crate::auth::principal::{Admin, Principal};
+use crate::http::problem::Failure;
+use crate::http::reply::Reply;
+use crate::http::request::Call;
+
+/// `GET /api/nodes`: all of them, with the caller's own rentals; an administrator sees everybody's.
+///
+/// # Errors
+/// `database_down`.
+pub async fn list(call: Call, principal: Principal) -> Result<Reply, Failure> {
+    Reply::ok(&call.app.store.nodes(principal.scope()).await?)
+}
+
+/// `GET /api/nodes/{node_id}`.
+///
+/// # Errors
+/// `not_found`.
+pub async fn get(call: Call, principal: Principal) -> Result<Reply, Failure> {
+    let id = call.path_id(NodeId)?;
+    let node = call.app.store.node(principal.scope(), id).await?;
+    Reply::ok(&node.ok_or_else(|| Failure::not_found("node"))?)
+}
+
+/// `DELETE /api/nodes/{node_id}`: the node is forgotten; its agent may register it again, as a new one.
+///
+/// # Errors
+/// `not_found`; `wrong_state` while an account may exist on it.
+pub async fn forget(call: Call, admin: Admin) -> Result<Reply, Failure> {
+    let node = call.path_id(NodeId)?;
+    match call.app.store.forget_node(node).await? {
+        Forget::Done => {
+            tracing::info!(%node, by = %admin.id, request_id = call.request_id, "node forgotten");
+            Reply::ok(&Message {
+                message: "Node forgotten".to_owned(),
+            })
+        }
+        Forget::NotFound => Err(Failure::not_found("node")),
+        Forget::Held => Err(Failure::new(
+            ProblemCode::WrongState,
+            "a rental or a debt holds the node; release the rental, or wait until the account is seen gone",
+        )),
+    }
+}
+
+/// `POST /api/nodes/{node_id}/release-from-quarantine`: the node joins again and is inspected before anybody gets it.
+///
+/// # Errors
+/// `not_found`; `wrong_state` where it is not quarantined.
+pub async fn release_from_quarantine(call: Call, admin: Admin) -> Result<Reply, Failure> {
+    let node = call.path_id(NodeId)?;
+    call.no_fields()?;
+    match call.app.store.release_from_quarantine(node).await? {
+        Unquarantine::Done => {
+            tracing::info!(%node, by = %admin.id, request_id = call.request_id, "released from quarantine");
+            call.app.schedd.look();
+            Reply::ok(&Message {
+                message: "Node released from quarantine".to_owned(),
+            })
+        }
+        Unquarantine::NotFound => Err(Failure::not_found("node")),
+        Unquarantine::WrongState(now) => {
+            let detail = format!("the node is not quarantined but {now}");
+            Err(Failure::new(ProblemCode::WrongState, detail))
+        }
+    }
+}

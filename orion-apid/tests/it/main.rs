@@ -1,0 +1,21 @@
+//! orion-apid as a black box: the real program, a real MariaDB, and a stand-in for orion-schedd that does the runs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a fault here is a failed test"
+)]
+
+mod admin;
+mod bad_input;
+mod documented;
+mod idempotency;
+mod limits;
+mod outage;
+mod rent;
+mod rentals;
+mod routes;
+mod support;
+mod tokens;
+mod workers;
