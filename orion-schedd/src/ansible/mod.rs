@@ -1,0 +1,102 @@
+//! How Ansible is run: one ansible-playbook over many hosts, in a private directory, contained, judged per host.
+//!
+//! Nothing here knows the database. The executor hands over [`Target`]s and hears a [`Verdict`] for each host as soon as
+//! that host is done.
+
+mod command;
+mod directory;
+mod events;
+mod instance;
+mod inventory;
+mod play;
+mod processes;
+mod target;
+#[cfg(test)]
+mod testing;
+
+pub(crate) use command::OutputTail;
+pub(crate) use events::Verdict;
+pub(crate) use instance::Instance;
+pub(crate) use play::PlayEnd;
+pub(crate) use processes::Containment;
+pub(crate) use target::{BadTarget, Step, Target, plain_key};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orion_core::RunKind;
+
+use crate::config::ScheddSettings;
+
+/// What every play of this process has in common.
+#[derive(Debug, Clone)]
+pub(crate) struct PlaySettings {
+    /// The program.
+    pub playbook_command: PathBuf,
+    /// Where the playbooks are.
+    pub playbooks_dir: PathBuf,
+    /// HOME of the program.
+    pub state_dir: PathBuf,
+    /// The account on the workers.
+    pub user: String,
+    /// The pool's private key.
+    pub pool_key_file: PathBuf,
+    /// One host's time.
+    pub host_timeout: Duration,
+    /// ssh's ConnectTimeout.
+    pub connect_timeout: Duration,
+}
+
+impl PlaySettings {
+    /// The part of the settings that plays need.
+    pub(crate) fn of(settings: &ScheddSettings) -> Self {
+        Self {
+            playbook_command: settings.ansible.playbook_command.clone(),
+            playbooks_dir: settings.ansible.playbooks_dir.clone(),
+            state_dir: settings.executor.state_dir.clone(),
+            user: settings.ssh.user.clone(),
+            pool_key_file: settings.ssh.pool_key_file.clone(),
+            host_timeout: Duration::from_secs(settings.executor.host_timeout_s.into()),
+            connect_timeout: Duration::from_secs(settings.ssh.connect_timeout_s.into()),
+        }
+    }
+
+    /// What the module on the worker limits itself to, so that it ends before Ansible gives up on it: three quarters of
+    /// the host's time, since connecting takes its share of that.
+    fn module_limit(&self) -> Duration {
+        self.host_timeout.mul_f64(0.75).max(Duration::from_secs(1))
+    }
+}
+
+/// Runs plays; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Ansible {
+    settings: Arc<PlaySettings>,
+    instance: Arc<Instance>,
+    containment: Arc<Containment>,
+}
+
+impl Ansible {
+    /// Plays of this instance.
+    pub(crate) fn new(
+        settings: PlaySettings,
+        instance: Instance,
+        containment: Containment,
+    ) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            instance: Arc::new(instance),
+            containment: Arc::new(containment),
+        }
+    }
+}
+
+/// The playbook of a kind of run.
+fn playbook(kind: RunKind) -> &'static str {
+    match kind {
+        RunKind::Provision => "create_user.yml",
+        RunKind::Clean => "delete_user.yml",
+        RunKind::Inspect => "health_check.yml",
+    }
+}

@@ -1,0 +1,87 @@
+//! The cron jobs. Each may be repeated at any time, takes no input and does a small batch; deadlines are rows, never
+//! jobs. A job that moves rentals off failing nodes (`migrate`) will stand beside these.
+
+mod cleanup;
+mod expire;
+mod health_check;
+
+use std::collections::BTreeMap;
+
+use orion_store::{Store, StoreError};
+
+use crate::notify::{Settled, Wake};
+use crate::probe::Prober;
+use crate::reconcile;
+
+/// Rows of one tick; the next tick does the rest.
+const BATCH: u32 = 200;
+
+/// What a tick did, for `/jobs`.
+pub(crate) type Counts = BTreeMap<&'static str, u64>;
+
+/// What jobs work with.
+#[derive(Clone)]
+pub(crate) struct JobContext {
+    /// The truth.
+    pub store: Store,
+    /// The executor, to be woken where runs were queued.
+    pub executor: Wake,
+    /// Who waits for requests.
+    pub settled: Settled,
+    /// Dials nodes.
+    pub prober: Prober,
+}
+
+/// A job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Job {
+    /// Ends rentals whose time is over.
+    Expire,
+    /// Gives back lost runs, undoes requests past their deadline.
+    Reconcile,
+    /// Queues cleaning for debts.
+    Cleanup,
+    /// Queues inspections and dials every node.
+    HealthCheck,
+}
+
+impl Job {
+    /// Every job.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Expire,
+        Self::Reconcile,
+        Self::Cleanup,
+        Self::HealthCheck,
+    ];
+
+    /// Its name in the configuration, logs and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Expire => "expire",
+            Self::Reconcile => "reconcile",
+            Self::Cleanup => "cleanup",
+            Self::HealthCheck => "health_check",
+        }
+    }
+
+    /// One tick.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub(crate) async fn run(self, context: &JobContext) -> Result<Counts, StoreError> {
+        match self {
+            Self::Expire => expire::run(context).await,
+            Self::Reconcile => reconcile::run(context).await,
+            Self::Cleanup => cleanup::run(context).await,
+            Self::HealthCheck => health_check::run(context).await,
+        }
+    }
+}
+
+/// The part of the health check that is done at once when somebody said `look`.
+///
+/// # Errors
+/// When the database is away.
+pub(crate) async fn newcomers(context: &JobContext) -> Result<(), StoreError> {
+    health_check::newcomers(context).await
+}

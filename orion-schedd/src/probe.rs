@@ -1,0 +1,192 @@
+//! Looks at nodes by logging in over SSH, in this process: half a millisecond of CPU a login, so every node can be
+//! looked at every few seconds.
+//!
+//! The pinned host key is compared before anything is said about ourselves. What was met goes to the database, which
+//! draws the conclusions.
+
+mod dial;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use orion_core::NodeId;
+use orion_store::{Address, ProbeResult, ProbeTarget, Store, StoreError};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+pub(crate) use dial::{Dial, Dialler};
+
+use crate::jobs::Counts;
+use crate::metrics::Metrics;
+use crate::notify::Wake;
+
+/// Dials nodes, a bounded number at once and each of a node's addresses once at a time. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Prober {
+    store: Store,
+    dialler: Arc<Dialler>,
+    slots: Arc<Semaphore>,
+    under_way: Arc<Mutex<HashSet<Place>>>,
+    /// Woken when a node became one that can be inspected.
+    newcomers: Wake,
+    metrics: Metrics,
+}
+
+/// Which of a node's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Contact(NodeId),
+    Pending(NodeId),
+}
+
+/// Taken from the list of what is under way when dropped, however a probe ended.
+struct UnderWay {
+    place: Place,
+    list: Arc<Mutex<HashSet<Place>>>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.list).remove(&self.place);
+    }
+}
+
+fn lock(list: &Mutex<HashSet<Place>>) -> MutexGuard<'_, HashSet<Place>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Prober {
+    /// At most `at_once` probes at a time.
+    pub(crate) fn new(
+        store: Store,
+        dialler: Dialler,
+        at_once: usize,
+        newcomers: Wake,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            store,
+            dialler: Arc::new(dialler),
+            slots: Arc::new(Semaphore::new(at_once)),
+            under_way: Arc::default(),
+            newcomers,
+            metrics,
+        }
+    }
+
+    /// Starts a probe of each address that is not being probed already, and counts what ended within `wait`; the rest
+    /// goes on by itself.
+    pub(crate) async fn probe(&self, targets: Vec<ProbeTarget>, wait: Duration) -> Counts {
+        let deadline = Instant::now() + wait;
+        let mut probes = JoinSet::new();
+        let mut busy = 0;
+        for target in targets {
+            for (place, address) in places(&target) {
+                match self.begin(place) {
+                    Some(under_way) => {
+                        let (prober, keys) = (self.clone(), target.host_keys.clone());
+                        probes.spawn(async move { prober.one(under_way, address, keys).await });
+                    }
+                    None => busy += 1,
+                }
+            }
+        }
+        let mut counts = Counts::new();
+        while let Ok(Some(ended)) = timeout_at(deadline, probes.join_next()).await {
+            let result = ended.unwrap_or_else(|error| {
+                tracing::error!(%error, "a probe broke off");
+                "broken"
+            });
+            *counts.entry(result).or_default() += 1;
+        }
+        busy += probes.len();
+        if busy > 0 {
+            counts.insert("under_way", u64::try_from(busy).unwrap_or(u64::MAX));
+        }
+        probes.detach_all();
+        counts
+    }
+
+    fn begin(&self, place: Place) -> Option<UnderWay> {
+        let new = lock(&self.under_way).insert(place);
+        new.then(|| UnderWay {
+            place,
+            list: Arc::clone(&self.under_way),
+        })
+    }
+
+    /// One dial and what follows from it; the result in one word.
+    async fn one(&self, under_way: UnderWay, address: Address, keys: Vec<String>) -> &'static str {
+        // Never closed.
+        let _slot = self.slots.acquire().await;
+        let met = self.dialler.dial(&address, &keys).await;
+        let recorded = match under_way.place {
+            Place::Contact(node) => self.record_contact(node, &met).await,
+            Place::Pending(node) => self.record_pending(node, &address, &met).await,
+        };
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "what a probe met can't be recorded");
+        }
+        self.metrics.probed(met.word());
+        met.word()
+    }
+
+    async fn record_contact(&self, node: NodeId, met: &Dial) -> Result<(), StoreError> {
+        let result = match met {
+            Dial::LoggedIn => ProbeResult::LoggedIn,
+            Dial::Refused(reason) => ProbeResult::Refused(reason.clone()),
+            Dial::NoAnswer(reason) => ProbeResult::NoAnswer(reason.clone()),
+            Dial::OtherKey(key) => ProbeResult::WrongHostKey(key.clone()),
+            Dial::FirstKey(key) => return self.pin(node, key).await,
+        };
+        self.store.record_probe(node, &result).await
+    }
+
+    /// An address that a node claims takes effect when the node's pinned key is met there.
+    async fn record_pending(
+        &self,
+        node: NodeId,
+        address: &Address,
+        met: &Dial,
+    ) -> Result<(), StoreError> {
+        match met {
+            Dial::LoggedIn | Dial::Refused(_) => {
+                if self.store.confirm_address(node, address).await? {
+                    tracing::info!(%node, %address, "a node's new address is confirmed");
+                    self.newcomers.wake();
+                }
+                Ok(())
+            }
+            Dial::OtherKey(key) => {
+                tracing::warn!(%node, %address, key, "another SSH host key answers at an address that a node claims");
+                let reason = "another SSH host key answers there";
+                self.store.refuse_address(node, address, reason).await
+            }
+            Dial::FirstKey(key) => self.pin(node, key).await,
+            // Nobody there proves nothing, either way.
+            Dial::NoAnswer(_) => Ok(()),
+        }
+    }
+
+    async fn pin(&self, node: NodeId, key: &str) -> Result<(), StoreError> {
+        if self.store.pin_host_key(node, &[key.to_owned()]).await? {
+            tracing::info!(%node, key, "a node's host key is pinned to what its first dial met");
+            self.newcomers.wake();
+        }
+        Ok(())
+    }
+}
+
+fn places(target: &ProbeTarget) -> impl Iterator<Item = (Place, Address)> {
+    let contact = target
+        .contact
+        .clone()
+        .map(|address| (Place::Contact(target.node), address));
+    let pending = target
+        .pending
+        .clone()
+        .map(|address| (Place::Pending(target.node), address));
+    contact.into_iter().chain(pending)
+}

@@ -1,0 +1,253 @@
+//! The daemon: its parts, and the order in which they come and go.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use orion_daemon::{Misconfigured, OpsPages, Readiness, Registry, Shell, secret_file};
+use orion_store::{InstanceId, SchemaFit, Store};
+use russh::keys::PrivateKey;
+use tokio_util::sync::CancellationToken;
+
+use crate::ansible::{Ansible, Containment, Instance, PlaySettings};
+use crate::config::ScheddSettings;
+use crate::cron::{Cron, JobBook};
+use crate::executor::{Executor, Parts};
+use crate::init::read_key;
+use crate::jobs::{self, JobContext};
+use crate::leader::Leader;
+use crate::metrics::Metrics;
+use crate::notify::{NotifySocket, Settled, Wake};
+use crate::probe::{Dialler, Prober};
+
+/// How often a database that is away, or without its schema, is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the parts of the daemon share.
+struct Common {
+    store: Store,
+    instance: InstanceId,
+    metrics: Metrics,
+    leader: Leader,
+    book: JobBook,
+    /// Wakes the executor.
+    look: Wake,
+    /// Wakes who looks at new nodes and addresses.
+    newcomers: Wake,
+    settled: Settled,
+}
+
+/// Runs until SIGTERM.
+///
+/// # Errors
+/// When the configuration names what is not there, an address or socket is taken, or a part breaks off.
+pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
+    let key = read_key(&settings.ssh.pool_key_file)?;
+    check_ansible(&settings)?;
+    let mut registry = Registry::default();
+    let common = Common {
+        store: open_store(&settings)?,
+        instance: new_instance()?,
+        metrics: Metrics::new(&mut registry),
+        leader: Leader::default(),
+        book: JobBook::default(),
+        look: Wake::default(),
+        newcomers: Wake::default(),
+        settled: Settled::default(),
+    };
+    let pages = common.pages(registry, &settings);
+    let shell = Shell::start(&settings, &["database", "schema"], pages).await?;
+    let (shutdown, ready) = (shell.shutdown(), shell.ready().clone());
+
+    let path = &settings.notify.socket;
+    let socket = NotifySocket::bind(path).await;
+    let socket = socket.with_context(|| format!("the notify socket {}", path.display()))?;
+    let wakes = vec![common.look.clone(), common.newcomers.clone()];
+    let served = socket.serve(wakes, common.settled.clone(), shutdown.clone());
+    shell.tracker().spawn(served);
+
+    let ansible = contain(&settings, &common.instance).await?;
+    let jobs = common.jobs(key, &settings);
+    let executor = common.executor(ansible, ready.clone(), &settings);
+    let drain = Executor::longest_drain(&settings.executor);
+    let tracker = shell.tracker().clone();
+    let work = async move {
+        if wait_for_schema(&common.store, &ready, &shutdown).await {
+            let lead = common.leader.clone();
+            let (store, instance) = (common.store.clone(), common.instance.clone());
+            tracker.spawn(lead.keep(store, instance, common.metrics.clone(), shutdown.clone()));
+            let (leader, newcomers) = (common.leader.clone(), common.newcomers.clone());
+            tracker.spawn(look_at_newcomers(
+                jobs.clone(),
+                leader,
+                newcomers,
+                shutdown.clone(),
+            ));
+            let cron = Cron::new(jobs, common.leader, common.book, common.metrics);
+            let execute = async {
+                executor.run(shutdown.clone()).await;
+                Ok(())
+            };
+            tokio::try_join!(cron.run(&settings.cron, shutdown.clone()), execute)?;
+        }
+        Ok(())
+    };
+    shell.run(drain, Box::pin(work)).await
+}
+
+impl Common {
+    fn pages(&self, registry: Registry, settings: &ScheddSettings) -> OpsPages {
+        let (leader, book, cron) = (
+            self.leader.clone(),
+            self.book.clone(),
+            settings.cron.clone(),
+        );
+        let jobs = move || std::future::ready(book.page(&cron, &leader));
+        OpsPages::new(registry).page("/jobs", jobs)
+    }
+
+    fn jobs(&self, key: PrivateKey, settings: &ScheddSettings) -> JobContext {
+        let timeout = Duration::from_secs(settings.probe.timeout_s.into());
+        let dialler = Dialler::new(key, &settings.ssh.user, timeout);
+        let prober = Prober::new(
+            self.store.clone(),
+            dialler,
+            settings.probe.at_once,
+            self.newcomers.clone(),
+            self.metrics.clone(),
+        );
+        JobContext {
+            store: self.store.clone(),
+            executor: self.look.clone(),
+            settled: self.settled.clone(),
+            prober,
+        }
+    }
+
+    fn executor(&self, ansible: Ansible, ready: Readiness, settings: &ScheddSettings) -> Executor {
+        let parts = Parts {
+            store: self.store.clone(),
+            instance: self.instance.clone(),
+            ansible,
+            wake: self.look.clone(),
+            settled: self.settled.clone(),
+            metrics: self.metrics.clone(),
+            ready,
+        };
+        Executor::new(parts, settings.executor.clone())
+    }
+}
+
+/// What is missing now will be missing for every play, and only another configuration or a package heals it.
+fn check_ansible(settings: &ScheddSettings) -> Result<(), Misconfigured> {
+    let needed = [
+        (
+            "ansible.playbook_command",
+            settings.ansible.playbook_command.clone(),
+        ),
+        (
+            "ansible.playbooks_dir",
+            settings.ansible.playbooks_dir.join("create_user.yml"),
+        ),
+    ];
+    for (key, path) in needed {
+        if !path.is_file() {
+            return Err(Misconfigured(format!(
+                "{key}: {} is not there",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn open_store(settings: &ScheddSettings) -> anyhow::Result<Store> {
+    let file: &Path = &settings.database.password_file;
+    let password = if file.as_os_str().is_empty() {
+        None
+    } else {
+        Some(secret_file(file)?)
+    };
+    Ok(Store::open(&settings.database, password)?)
+}
+
+fn new_instance() -> anyhow::Result<InstanceId> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("no random bytes for the instance's id")?;
+    Ok(InstanceId::from_random(bytes))
+}
+
+/// Takes this instance's place in the runtime directory and ends what instances that are gone have left running.
+async fn contain(settings: &ScheddSettings, instance: &InstanceId) -> anyhow::Result<Ansible> {
+    let runtime_dir = settings.executor.runtime_dir.clone();
+    let id = instance.to_string();
+    let swept = tokio::task::spawn_blocking(move || {
+        let containment = Containment::new()?;
+        let place = Instance::enter(&runtime_dir, &id)?;
+        let swept = place.sweep_the_gone(&containment)?;
+        std::io::Result::Ok((containment, place, swept))
+    });
+    let (containment, place, swept) = swept.await?.with_context(|| {
+        format!(
+            "executor.runtime_dir {}",
+            settings.executor.runtime_dir.display()
+        )
+    })?;
+    for instance in &swept.instances {
+        tracing::info!(instance, "cleared up after an instance that is gone");
+    }
+    for left in &swept.left {
+        tracing::error!(%left, "plays of an instance that is gone can't be ended");
+    }
+    Ok(Ansible::new(PlaySettings::of(settings), place, containment))
+}
+
+/// False when the daemon shall stop before the schema is there.
+async fn wait_for_schema(store: &Store, ready: &Readiness, shutdown: &CancellationToken) -> bool {
+    loop {
+        match store.schema_fits().await {
+            Ok(fit) => {
+                ready.set_ready("database");
+                match fit {
+                    SchemaFit::Fits => {
+                        ready.set_ready("schema");
+                        return true;
+                    }
+                    SchemaFit::Absent => {
+                        ready.set_not_ready("schema", "absent: run orion-apid schema apply")
+                    }
+                    fit @ (SchemaFit::TooOld { .. } | SchemaFit::TooNew { .. }) => {
+                        ready.set_not_ready("schema", format!("{fit:?}"));
+                    }
+                }
+            }
+            Err(error) => {
+                ready.set_not_ready("database", format!("{:#}", anyhow::Error::from(error)))
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = shutdown.cancelled() => return false,
+        }
+    }
+}
+
+/// After `look`, nodes that were never dialled and addresses that are claimed do not wait for the next tick.
+async fn look_at_newcomers(
+    context: JobContext,
+    leader: Leader,
+    newcomers: Wake,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = newcomers.woken() => {}
+            () = shutdown.cancelled() => return,
+        }
+        if leader.epoch().is_some()
+            && let Err(error) = jobs::newcomers(&context).await
+        {
+            tracing::debug!(%error, "newcomers wait for the next tick");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What happens when the daemon, its database or its fellow goes away.
+
+mod support;
+
+use orion_core::{RequestState, RunKind, RunState};
+use orion_testkit::scripted::{Act, Op};
+use orion_testkit::{DaemonBuilder, Database, Durability, PATIENCE, wait_until, wait_until_async};
+use support::{Bed, ops_page, working_in};
+
+async fn a_create_hangs(bed: &Bed) {
+    wait_until("a create hangs", PATIENCE, || {
+        if bed.plays(Op::Create).is_empty() {
+            Err("no play yet")
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_kill_minus_9_the_run_is_done_again_and_nothing_of_the_old_play_lives() {
+    let bed = Bed::new(1).await;
+    let plan = bed.plan();
+    let mut daemon = bed.start(&plan);
+    bed.all_ready().await;
+    bed.workers[0].behave(Some(Op::Create), Act::HangForever, Some(1));
+    let request = bed.rent(1).await;
+    a_create_hangs(&bed).await;
+    daemon.kill();
+    let plays = bed.runtime_dir(&plan).join("plays");
+    let left: Vec<u32> = working_in(&plays).into_iter().map(|(pid, _)| pid).collect();
+    assert!(!left.is_empty());
+
+    daemon.start_again();
+    daemon.ready().await;
+    let living = working_in(&plays);
+    assert!(
+        living.iter().all(|(pid, _)| !left.contains(pid)),
+        "{living:?} of {left:?}"
+    );
+    let view = bed.decided(request).await;
+    assert_eq!(view.state, RequestState::Active);
+    bed.accounts_are(&[view.rentals[0].id]);
+}
+
+#[tokio::test]
+async fn sigterm_lets_a_play_end_and_gives_nothing_back() {
+    let bed = Bed::new(1).await;
+    let mut daemon = bed.start(&bed.plan());
+    bed.all_ready().await;
+    bed.workers[0].behave(Some(Op::Create), Act::Delay(1500), Some(1));
+    let request = bed.rent(1).await;
+    a_create_hangs(&bed).await;
+    daemon.terminate();
+    assert!(daemon.ended(PATIENCE).await.success());
+    let view = bed.store.request(request).await.unwrap().unwrap();
+    assert_eq!(view.state, RequestState::Active);
+}
+
+#[tokio::test]
+async fn sigterm_stops_a_play_that_takes_too_long_and_gives_its_runs_back() {
+    let bed = Bed::new(1).await;
+    let mut plan = bed.plan();
+    plan.drain_s = 1;
+    let mut daemon = bed.start(&plan);
+    bed.all_ready().await;
+    bed.workers[0].behave(Some(Op::Create), Act::HangForever, Some(1));
+    bed.rent(1).await;
+    a_create_hangs(&bed).await;
+    daemon.terminate();
+    assert!(daemon.ended(PATIENCE).await.success());
+    assert!(working_in(&bed.scratch.path().join("run-one")).is_empty());
+    let runs = bed.runs(RunKind::Provision).await;
+    assert_eq!(runs[0].state, RunState::Queued, "{runs:#?}");
+}
+
+#[tokio::test]
+async fn the_daemon_is_there_before_its_database_and_after_it() {
+    let bed = Bed::on(Database::own_server(Durability::Durable).await, 1).await;
+    bed.db.stop_server();
+    let daemon = bed.start(&bed.plan());
+    let (status, page) = ops_page(&daemon, "/readyz").await;
+    assert_eq!(
+        (status, page["status"].as_str()),
+        (503, Some("not ready")),
+        "{page}"
+    );
+    bed.db.start_server();
+    daemon.ready().await;
+    bed.all_ready().await;
+
+    bed.db.kill_server();
+    wait_until_async("readiness is lost", PATIENCE, || async {
+        let (status, page) = ops_page(&daemon, "/readyz").await;
+        if status == 503 && page["reasons"]["database"].is_string() {
+            Ok(())
+        } else {
+            Err(page)
+        }
+    })
+    .await;
+    bed.db.start_server();
+    daemon.ready().await;
+    bed.rented(1).await;
+}
+
+#[tokio::test]
+async fn a_result_that_comes_while_the_database_is_away_is_not_lost() {
+    let bed = Bed::on(Database::own_server(Durability::Durable).await, 1).await;
+    let _daemon = bed.start(&bed.plan());
+    bed.all_ready().await;
+    bed.workers[0].behave(Some(Op::Create), Act::Delay(1000), Some(1));
+    let request = bed.rent(1).await;
+    a_create_hangs(&bed).await;
+    bed.db.kill_server();
+    wait_until("the account is there", PATIENCE, || {
+        if bed.workers.accounts().is_empty() {
+            Err("not yet")
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    bed.db.start_server();
+    let view = bed.decided(request).await;
+    assert_eq!(view.state, RequestState::Active);
+    assert_eq!(bed.plays(Op::Create).len(), 1);
+}
+
+#[tokio::test]
+async fn two_instances_share_the_runs_and_one_leads() {
+    let bed = Bed::new(6).await;
+    let one = bed.plan();
+    let mut two = bed.plan();
+    two.name = "two";
+    let daemons = [bed.start(&one), bed.start(&two)];
+    for daemon in &daemons {
+        daemon.ready().await;
+    }
+    bed.all_ready().await;
+    let mut rentals = Vec::new();
+    for _ in 0..6 {
+        rentals.extend(bed.rented(1).await);
+    }
+    bed.accounts_are(&rentals);
+    let hosts: usize = bed
+        .plays(Op::Create)
+        .iter()
+        .map(|play| play.hosts.len())
+        .sum();
+    assert_eq!(hosts, 6);
+    let mut leaders = 0;
+    for daemon in &daemons {
+        leaders += u32::from(ops_page(daemon, "/jobs").await.1["leads"] == true);
+    }
+    assert_eq!(leaders, 1);
+}
+
+#[tokio::test]
+async fn when_the_leader_is_killed_the_other_instance_leads() {
+    let bed = Bed::new(1).await;
+    let one = bed.plan();
+    let mut two = bed.plan();
+    two.name = "two";
+    let mut first = bed.start(&one);
+    bed.all_ready().await;
+    let second = bed.start(&two);
+    second.ready().await;
+    first.kill();
+    let rentals = bed.rented(1).await;
+    // Released, not looked at: only the leader's job queues what is left to do, should this be lost.
+    bed.release(rentals[0]).await;
+    bed.ready_nodes(1).await;
+    wait_until_async("the second leads", PATIENCE, || async {
+        let (_, page) = ops_page(&second, "/jobs").await;
+        if page["leads"] == true {
+            Ok(())
+        } else {
+            Err(page)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_ansible_that_does_not_work_is_not_started_in_a_loop() {
+    let bed = Bed::new(1).await;
+    let mut plan = bed.plan();
+    let starts = bed.scratch.join("starts");
+    let broken = format!("#!/bin/sh\ndate +%s%3N >> {}\nexit 5\n", starts.display());
+    plan.playbook_command = bed.scratch.write_program("broken", &broken);
+    let _daemon = bed.start(&plan);
+    bed.register(&bed.workers[0]).await;
+    let times = wait_until("it was started three times", PATIENCE, || {
+        let text = std::fs::read_to_string(&starts).unwrap_or_default();
+        let times: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+        if times.len() >= 3 {
+            Ok(times)
+        } else {
+            Err(text)
+        }
+    })
+    .await;
+    // Pauses of 1 and 2 s.
+    assert!(
+        times[1] - times[0] >= 900 && times[2] - times[1] >= 1900,
+        "{times:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_configuration_that_names_what_is_not_there_exits_78() {
+    let bed = Bed::new(0).await;
+    let mut plan = bed.plan();
+    plan.playbook_command = "/nonexistent/ansible-playbook".into();
+    let status = bed.start(&plan).ended(PATIENCE).await;
+    assert_eq!(status.code(), Some(78));
+    let mut exposed = DaemonBuilder::new("orion-schedd", "executor.plays = 1\n").start();
+    assert_eq!(exposed.ended(PATIENCE).await.code(), Some(78));
+}
