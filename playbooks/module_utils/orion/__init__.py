@@ -1,0 +1,1 @@
+"""What orion_account does on a worker; the standard library only."""

@@ -1,0 +1,181 @@
+"""op delete: end a rental's account, and see that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from . import files, processes, state, tables
+from .job import TOOL_ENV, Deadline, Expired, Job, Verdict
+
+LINGER_DIR = "/var/lib/systemd/linger"
+REPORT_S = 1.0
+"""Kept back from the time limit, so that there is time to say what is left."""
+
+
+def delete(job: Job) -> Verdict:
+    """Lock, end every process, remove everything, look again. `gone` is what was seen, not what was done."""
+    job.check(creating=False)
+    with state.locked(job):
+        refuse_stale(job)
+        state.write(state.record_for(job, "present", None))
+        lock_accounts(job)
+        remove_linger(job)
+        working = Deadline(job.deadline.left() - REPORT_S)
+        end_processes(job, working)
+        broom = files.Broom(job.uid, working)
+        remove_files(job, broom)
+        if not broom.kept:
+            remove_accounts(job)
+        left = broom.kept + leftovers(job)
+        if left:
+            left = list(dict.fromkeys(left))
+            raise Verdict("not_gone", f"{len(left)} things are left, first {left[0]}", left=left[:20])
+        state.write(state.record_for(job, "gone", None))
+    return Verdict(
+        "gone",
+        f"nothing of {job.name} (uid {job.uid}) is left",
+        uid=job.uid,
+        epoch=job.epoch,
+        removed_files=broom.removed,
+    )
+
+
+def refuse_stale(job: Job) -> None:
+    """Verdict `stale_epoch` when the worker has seen a newer epoch. A damaged record counts as none."""
+    try:
+        old = state.read(job.uid)
+    except ValueError:
+        return
+    if old is not None and job.epoch < old.epoch:
+        words = "is gone" if old.state == "gone" else "is there"
+        raise Verdict("stale_epoch", f"at epoch {old.epoch} the account {words}", epoch_seen=old.epoch)
+
+
+def own_entries(job: Job) -> list[tables.Entry]:
+    """The lines of /etc/passwd with the job's uid, under whatever name."""
+    return [entry for entry in tables.local_entries() if entry.uid == job.uid]
+
+
+def own_names(job: Job) -> list[str]:
+    """The names that are the account's own; without the asked one when it is somebody else's."""
+    names = [entry.name for entry in own_entries(job)]
+    if tables.uid_of(job.name) is None:
+        names.append(job.name)
+    return list(dict.fromkeys(names))
+
+
+def lock_accounts(job: Job) -> None:
+    """Nobody logs in any more, by password or key, and cron starts nothing."""
+    for entry in own_entries(job):
+        job.tool("usermod", "--lock", "--expiredate", "1970-01-02", entry.name)
+
+
+def remove_linger(job: Job) -> None:
+    """systemd does not start the user's services again."""
+    for name in own_names(job):
+        try:
+            os.unlink(f"{LINGER_DIR}/{name}")
+        except FileNotFoundError:
+            continue
+
+
+def end_processes(job: Job, working: Deadline) -> None:
+    """End all processes; Verdict `not_gone` when some can't be ended: files would come back."""
+    names = own_names(job)
+    left = processes.end_all(job.uid, names, working)
+    if not left and stop_user_manager(job):
+        left = processes.end_all(job.uid, names, working)
+    if left:
+        words = [processes.describe(pid) for pid in left[:20]]
+        raise Verdict("not_gone", f"{len(left)} processes can't be ended, first {words[0]}", left=words)
+
+
+def stop_user_manager(job: Job) -> bool:
+    """Have systemd take down what it holds for the user, /run/user/UID above all; whether there was any."""
+    if not os.path.isdir("/run/systemd/system") or not os.path.isdir(f"/run/user/{job.uid}"):
+        return False
+    units = [f"user@{job.uid}.service", f"user-runtime-dir@{job.uid}.service"]
+    try:
+        subprocess.run(
+            ["systemctl", "--no-ask-password", "stop", *units],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=TOOL_ENV,
+            timeout=min(5.0, job.deadline.left() / 2),
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    return True
+
+
+def remove_files(job: Job, broom: files.Broom) -> None:
+    """Home, mail, crontab, at jobs, runtime directory, temporary files, message queues and IPC."""
+    for entry in own_entries(job):
+        if entry.home != f"/home/{entry.name}":
+            broom.keep(entry.home, "not where the home of an account of Orion is")
+    for root in files.roots(files.SPOOLS):
+        broom.sweep(root, deep=False)
+    remove_unfinished_home(job, broom)
+    for root in files.roots(files.SHARED):
+        broom.sweep(root, deep=True)
+    for kind, number in ipc_objects(job.uid):
+        job.tool("ipcrm", f"--{kind}-id", str(number), ok=(0, 1))
+
+
+def remove_unfinished_home(job: Job, broom: files.Broom) -> None:
+    """The directory in which a create that was killed built the home."""
+    for root in files.roots(("/home",)):
+        fd = os.open(root, files.OPEN_DIR)
+        try:
+            broom.remove(fd, f".orion-{job.uid}", root)
+        finally:
+            os.close(fd)
+
+
+def ipc_objects(uid: int) -> list[tuple[str, int]]:
+    """Kind (as ipcrm names it) and id of the System V IPC objects that `uid` owns or made."""
+    found = []
+    for kind, table in (("shmem", "shm"), ("queue", "msg"), ("semaphore", "sem")):
+        try:
+            with open(f"/proc/sysvipc/{table}", encoding="ascii") as file:
+                head, *lines = [line.split() for line in file]
+        except (OSError, ValueError):
+            continue
+        for line in lines:
+            row = dict(zip(head, line))
+            if str(uid) in (row["uid"], row["cuid"]):
+                found.append((kind, int(line[1])))
+    return found
+
+
+def remove_accounts(job: Job) -> None:
+    """The lines of passwd, shadow, group, gshadow, subuid and subgid."""
+    for entry in own_entries(job):
+        job.tool("userdel", "--force", entry.name, ok=(0, 6))
+    for name, gid, _ in tables.local_groups():
+        if gid == job.uid:
+            job.tool("groupdel", name, ok=(0, 6))
+
+
+def leftovers(job: Job) -> list[str]:
+    """Look at everything anew; what is left, in words."""
+    left = [f"passwd entry {entry.name}" for entry in own_entries(job)]
+    if not left and tables.name_of(job.uid) is not None:
+        left.append(f"the name service knows uid {job.uid}")
+    left += [f"group {name}" for name, gid, _ in tables.local_groups() if gid == job.uid]
+    left += [processes.describe(pid) for pid, _ in processes.matching(lambda uid: uid == job.uid)]
+    for name in own_names(job):
+        if tables.shadow_of(name):
+            left.append(f"shadow entry {name}")
+        if os.path.lexists(f"{LINGER_DIR}/{name}"):
+            left.append(f"{LINGER_DIR}/{name}")
+    try:
+        for paths, deep in ((files.SPOOLS, False), (files.SHARED, True)):
+            left += files.owned(paths, lambda uid: uid == job.uid, job.deadline, deep, 20)
+    except Expired:
+        left.append("files that there was no time to look for")
+    left += [f"{kind} {number}" for kind, number in ipc_objects(job.uid)]
+    return left
