@@ -23,7 +23,6 @@ CREATE TABLE IF NOT EXISTS nodes (
     availability_reason VARCHAR(255) CHARACTER SET utf8mb4 NULL,
     availability_since DATETIME(6) NOT NULL,
     draining BOOLEAN NOT NULL DEFAULT FALSE,
-    version BIGINT UNSIGNED NOT NULL DEFAULT 1,
     created_at DATETIME(6) NOT NULL,
     forgotten_at DATETIME(6) NULL,
     live_hostname VARCHAR(253) CHARACTER SET ascii COLLATE ascii_bin
@@ -35,5 +34,9 @@ CREATE TABLE IF NOT EXISTS nodes (
     KEY nodes_candidates (availability, status, draining),
     CONSTRAINT nodes_status CHECK (status IN ('unknown', 'alive', 'suspect', 'dead')),
     CONSTRAINT nodes_availability CHECK (availability IN ('joining', 'ready', 'leased', 'cleaning', 'quarantined')),
+    CONSTRAINT nodes_contact_is_whole CHECK ((contact_host IS NULL) = (contact_port IS NULL)),
+    CONSTRAINT nodes_claim_is_whole CHECK ((pending_contact_host IS NULL) = (pending_contact_port IS NULL)
+        AND (pending_client_host IS NULL) = (pending_client_port IS NULL)
+        AND (pending_contact_host IS NULL) = (pending_client_host IS NULL)),
     CONSTRAINT nodes_quarantine_has_a_reason CHECK (availability <> 'quarantined' OR availability_reason IS NOT NULL)
 ) ENGINE = InnoDB;

@@ -1,8 +1,8 @@
--- Apart from nodes, so that a beat neither waits for a node's row nor makes a compare-and-set on it fail.
+-- Apart from nodes and without a foreign key to them, so that beats never wait for a node's row: one that is locked
+-- would hold up the whole batch. Rows of nodes are never deleted.
 CREATE TABLE IF NOT EXISTS beats (
     node_id BIGINT UNSIGNED NOT NULL PRIMARY KEY,
     beat_at DATETIME(6) NOT NULL,
     boot_id VARCHAR(64) CHARACTER SET utf8mb4 NOT NULL,
-    agent VARCHAR(32) CHARACTER SET utf8mb4 NOT NULL,
-    CONSTRAINT beats_node FOREIGN KEY (node_id) REFERENCES nodes (id)
+    agent VARCHAR(32) CHARACTER SET utf8mb4 NOT NULL
 ) ENGINE = InnoDB;

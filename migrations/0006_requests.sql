@@ -19,6 +19,8 @@ CREATE TABLE IF NOT EXISTS requests (
     CONSTRAINT requests_user FOREIGN KEY (user_id) REFERENCES users (id),
     CONSTRAINT requests_state CHECK (state IN ('open', 'active', 'undone')),
     CONSTRAINT requests_undone_has_a_reason CHECK ((state = 'undone') = (undo_reason IS NOT NULL)),
+    CONSTRAINT requests_settled_has_a_time CHECK ((state = 'open') = (settled_at IS NULL)),
+    CONSTRAINT requests_node_count CHECK (node_count > 0),
     CONSTRAINT requests_undo_reason
         CHECK (undo_reason IN ('deadline', 'no_node', 'name_taken', 'released', 'reset')),
     CONSTRAINT requests_key_has_a_digest

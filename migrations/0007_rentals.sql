@@ -13,7 +13,6 @@ CREATE TABLE IF NOT EXISTS rentals (
     leased_until DATETIME(6) NULL,
     ending_since DATETIME(6) NULL,
     ended_at DATETIME(6) NULL,
-    version BIGINT UNSIGNED NOT NULL DEFAULT 1,
     created_at DATETIME(6) NOT NULL,
     KEY rentals_user (user_id, state),
     KEY rentals_expiry (state, leased_until),
@@ -24,5 +23,6 @@ CREATE TABLE IF NOT EXISTS rentals (
     CONSTRAINT rentals_ending_has_a_reason CHECK ((state IN ('ending', 'ended')) = (end_reason IS NOT NULL)),
     CONSTRAINT rentals_active_has_an_end
         CHECK (state NOT IN ('active', 'degraded') OR (leased_from IS NOT NULL AND leased_until IS NOT NULL)),
+    CONSTRAINT rentals_end_is_after_start CHECK (leased_until > leased_from),
     CONSTRAINT rentals_ended_has_a_time CHECK ((state = 'ended') = (ended_at IS NOT NULL))
 ) ENGINE = InnoDB;

@@ -9,7 +9,6 @@ CREATE TABLE IF NOT EXISTS accounts (
     state_since DATETIME(6) NOT NULL,
     evidence LONGTEXT CHARACTER SET utf8mb4 NULL,
     evidence_at DATETIME(6) NULL,
-    outcome VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NULL,
     held_node BIGINT UNSIGNED AS (IF(state <> 'gone', node_id, NULL)) VIRTUAL,
     UNIQUE KEY accounts_held_node (held_node),
     KEY accounts_rental (rental_id),
@@ -18,5 +17,6 @@ CREATE TABLE IF NOT EXISTS accounts (
     CONSTRAINT accounts_rental FOREIGN KEY (rental_id) REFERENCES rentals (id),
     CONSTRAINT accounts_node FOREIGN KEY (node_id) REFERENCES nodes (id),
     CONSTRAINT accounts_state CHECK (state IN ('making', 'present', 'leaving', 'gone')),
+    CONSTRAINT accounts_epoch CHECK (epoch > 0),
     CONSTRAINT accounts_gone_was_seen CHECK (state <> 'gone' OR evidence_at IS NOT NULL)
 ) ENGINE = InnoDB;

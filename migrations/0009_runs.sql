@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS runs (
     CONSTRAINT runs_state CHECK (state IN ('queued', 'claimed', 'done', 'failed')),
     CONSTRAINT runs_inspect_has_no_account CHECK ((kind = 'inspect') = (account_id IS NULL)),
     CONSTRAINT runs_claimed_has_a_claimant
-        CHECK ((state = 'claimed') = (claimed_by IS NOT NULL AND claim_expires_at IS NOT NULL)),
-    CONSTRAINT runs_finished_has_a_time CHECK ((state IN ('done', 'failed')) = (finished_at IS NOT NULL))
+        CHECK ((state = 'claimed') = (claimed_by IS NOT NULL) AND (claimed_by IS NULL) = (claim_expires_at IS NULL)),
+    CONSTRAINT runs_finished_has_a_time CHECK ((state IN ('done', 'failed')) = (finished_at IS NOT NULL)),
+    CONSTRAINT runs_finished_has_an_outcome CHECK (state NOT IN ('done', 'failed') OR outcome IS NOT NULL)
 ) ENGINE = InnoDB;

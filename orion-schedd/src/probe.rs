@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use orion_core::NodeId;
-use orion_store::{Address, ProbeResult, ProbeTarget, Store, StoreError};
+use orion_store::{Address, AddressClaim, ProbeResult, ProbeTarget, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -39,6 +39,20 @@ pub(crate) struct Prober {
 enum Place {
     Contact(NodeId),
     Pending(NodeId),
+}
+
+impl Place {
+    fn node(self) -> NodeId {
+        match self {
+            Self::Contact(node) | Self::Pending(node) => node,
+        }
+    }
+}
+
+/// What to look at there.
+enum What {
+    Contact(Address),
+    Claim(AddressClaim),
 }
 
 /// Taken from the list of what is under way when dropped, however a probe ended.
@@ -83,11 +97,11 @@ impl Prober {
         let mut probes = JoinSet::new();
         let mut busy = 0;
         for target in targets {
-            for (place, address) in places(&target) {
+            for (place, what) in places(&target) {
                 match self.begin(place) {
                     Some(under_way) => {
                         let (prober, keys) = (self.clone(), target.host_keys.clone());
-                        probes.spawn(async move { prober.one(under_way, address, keys).await });
+                        probes.spawn(async move { prober.one(under_way, what, keys).await });
                     }
                     None => busy += 1,
                 }
@@ -117,20 +131,39 @@ impl Prober {
         })
     }
 
-    /// One dial and what follows from it; the result in one word.
-    async fn one(&self, under_way: UnderWay, address: Address, keys: Vec<String>) -> &'static str {
+    /// One look and what follows from it; the result in one word.
+    async fn one(&self, under_way: UnderWay, what: What, keys: Vec<String>) -> &'static str {
         // Never closed.
         let _slot = self.slots.acquire().await;
-        let met = self.dialler.dial(&address, &keys).await;
-        let recorded = match under_way.place {
-            Place::Contact(node) => self.record_contact(node, &met).await,
-            Place::Pending(node) => self.record_pending(node, &address, &met).await,
+        let node = under_way.place.node();
+        let (met, recorded) = match what {
+            What::Contact(address) => {
+                let met = self.dialler.dial(&address, &keys).await;
+                let recorded = self.record_contact(node, &met).await;
+                (met, recorded)
+            }
+            What::Claim(claim) => {
+                let met = self.dial_claim(&claim, &keys).await;
+                let recorded = self.record_claim(node, &claim, &met).await;
+                (met, recorded)
+            }
         };
         if let Err(error) = recorded {
             tracing::warn!(%error, "what a probe met can't be recorded");
         }
         self.metrics.probed(met.word());
         met.word()
+    }
+
+    /// Both addresses of a claim must lead to the node: clients send their passwords to the second.
+    async fn dial_claim(&self, claim: &AddressClaim, keys: &[String]) -> Dial {
+        let met = self.dialler.dial(&claim.contact, keys).await;
+        match met {
+            Dial::LoggedIn | Dial::Refused(_) if claim.client != claim.contact => {
+                self.dialler.dial(&claim.client, keys).await
+            }
+            met => met,
+        }
     }
 
     async fn record_contact(&self, node: NodeId, met: &Dial) -> Result<(), StoreError> {
@@ -144,29 +177,30 @@ impl Prober {
         self.store.record_probe(node, &result).await
     }
 
-    /// An address that a node claims takes effect when the node's pinned key is met there.
-    async fn record_pending(
+    /// What a node claims takes effect when its pinned key is met there.
+    async fn record_claim(
         &self,
         node: NodeId,
-        address: &Address,
+        claim: &AddressClaim,
         met: &Dial,
     ) -> Result<(), StoreError> {
         match met {
             Dial::LoggedIn | Dial::Refused(_) => {
-                if self.store.confirm_address(node, address).await? {
-                    tracing::info!(%node, %address, "a node's new address is confirmed");
+                if self.store.confirm_address(node, claim).await? {
+                    tracing::info!(%node, address = %claim.contact, "a node's new address is confirmed");
+                    self.record_contact(node, met).await?;
                     self.newcomers.wake();
                 }
                 Ok(())
             }
             Dial::OtherKey(key) => {
-                tracing::warn!(%node, %address, key, "another SSH host key answers at an address that a node claims");
+                tracing::warn!(%node, address = %claim.contact, key, "another SSH host key answers at an address that a node claims");
                 let reason = "another SSH host key answers there";
-                self.store.refuse_address(node, address, reason).await
+                self.store.refuse_address(node, claim, reason).await
             }
             Dial::FirstKey(key) => self.pin(node, key).await,
             // Nobody there proves nothing, either way.
-            Dial::NoAnswer(_) => Ok(()),
+            Dial::NoAnswer(reason) => self.store.refuse_address(node, claim, reason).await,
         }
     }
 
@@ -179,14 +213,14 @@ impl Prober {
     }
 }
 
-fn places(target: &ProbeTarget) -> impl Iterator<Item = (Place, Address)> {
+fn places(target: &ProbeTarget) -> impl Iterator<Item = (Place, What)> {
     let contact = target
         .contact
         .clone()
-        .map(|address| (Place::Contact(target.node), address));
+        .map(|address| (Place::Contact(target.node), What::Contact(address)));
     let pending = target
         .pending
         .clone()
-        .map(|address| (Place::Pending(target.node), address));
+        .map(|claim| (Place::Pending(target.node), What::Claim(claim)));
     contact.into_iter().chain(pending)
 }

@@ -102,7 +102,7 @@ impl Availability {
         match (self, next) {
             (Self::Joining, Self::Ready)
             | (Self::Ready, Self::Leased | Self::Joining)
-            | (Self::Leased, Self::Cleaning | Self::Joining)
+            | (Self::Leased, Self::Cleaning)
             | (Self::Cleaning, Self::Ready | Self::Joining)
             | (Self::Quarantined, Self::Joining) => true,
             (from, Self::Quarantined) => !matches!(from, Self::Quarantined),

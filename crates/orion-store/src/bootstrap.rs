@@ -2,9 +2,13 @@
 
 use crate::{DatabaseSettings, Store, StoreError};
 use mysql_async::prelude::Queryable;
+use orion_core::ids::MANAGED_UIDS;
 
 /// The database users, named like the system users: over the socket, the system user is the proof.
 const DAEMONS: [&str; 2] = ["orion-apid", "orion-schedd"];
+
+/// Below are the UIDs of people, of Debian's daemons and of systemd's dynamic users.
+const LOWEST_UID_BASE: u32 = 100_000;
 
 /// Makes database, users and schema and fixes `uid_base`; what exists already stays as it is. `admin` connects as a user
 /// with all rights: root over the server's socket.
@@ -22,6 +26,12 @@ pub async fn init(
             "database.name must be lower-case letters, digits and `_`".to_owned(),
         ));
     }
+    if !(LOWEST_UID_BASE..=u32::MAX - MANAGED_UIDS).contains(&uid_base) {
+        return Err(StoreError::Settings(format!(
+            "uid_base must lie between {LOWEST_UID_BASE} and {}",
+            u32::MAX - MANAGED_UIDS
+        )));
+    }
     let server = Store::open(
         &DatabaseSettings {
             name: String::new(),
@@ -34,13 +44,15 @@ pub async fn init(
         "CREATE DATABASE IF NOT EXISTS `{database}` CHARACTER SET utf8mb4"
     ))
     .await?;
+    // In GRANT, `_` stands for any character.
+    let granted = database.replace('_', "\\_");
     for user in DAEMONS {
         conn.query_drop(format!(
             "CREATE USER IF NOT EXISTS '{user}'@'localhost' IDENTIFIED VIA unix_socket"
         ))
         .await?;
         conn.query_drop(format!(
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON `{database}`.* TO '{user}'@'localhost'"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON `{granted}`.* TO '{user}'@'localhost'"
         ))
         .await?;
     }

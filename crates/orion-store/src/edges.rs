@@ -113,8 +113,7 @@ impl Tx {
         let now = self.now;
         let changed = self
             .change(
-                "UPDATE nodes SET availability = ?, availability_reason = ?, availability_since = ?, \
-                 version = version + 1 WHERE id = ? AND availability = ? AND forgotten_at IS NULL",
+                "UPDATE nodes SET availability = ?, availability_reason = ?, availability_since = ? WHERE id = ? AND availability = ? AND forgotten_at IS NULL",
                 (to.as_str(), reason.map(short), now, node.0, from.as_str()),
             )
             .await?;
@@ -126,8 +125,7 @@ impl Tx {
         let now = self.now;
         let changed = self
             .change(
-                "UPDATE nodes SET availability = 'leased', availability_reason = NULL, availability_since = ?, \
-                 version = version + 1 WHERE id = ? AND availability = 'ready' AND status = 'alive' \
+                "UPDATE nodes SET availability = 'leased', availability_reason = NULL, availability_since = ? WHERE id = ? AND availability = 'ready' AND status = 'alive' \
                  AND draining = FALSE AND forgotten_at IS NULL",
                 (now, node.0),
             )
@@ -162,8 +160,8 @@ impl Tx {
         let now = self.now;
         let changed = self
             .change(
-                "INSERT IGNORE INTO runs (kind, node_id, account_id, epoch, state, created_at) \
-                 VALUES (?, ?, ?, ?, 'queued', ?)",
+                "INSERT INTO runs (kind, node_id, account_id, epoch, state, created_at) \
+                 VALUES (?, ?, ?, ?, 'queued', ?) ON DUPLICATE KEY UPDATE id = id",
                 (
                     kind.as_str(),
                     account.node.0,
@@ -176,12 +174,15 @@ impl Tx {
         Ok(changed == 1)
     }
 
+    /// Queues an inspection of a node that is joining, unless one is open.
     pub(crate) async fn queue_inspection(&mut self, node: NodeId) -> Result<bool, StoreError> {
         let now = self.now;
         let changed = self
             .change(
-                "INSERT IGNORE INTO runs (kind, node_id, epoch, state, created_at) VALUES ('inspect', ?, 0, 'queued', ?)",
-                (node.0, now),
+                "INSERT INTO runs (kind, node_id, epoch, state, created_at) \
+                 SELECT 'inspect', id, 0, 'queued', ? FROM nodes \
+                 WHERE id = ? AND availability = 'joining' AND forgotten_at IS NULL ON DUPLICATE KEY UPDATE id = runs.id",
+                (now, node.0),
             )
             .await?;
         Ok(changed == 1)
@@ -257,7 +258,7 @@ impl Tx {
         let now = self.now;
         let changed = self
             .change(
-                "UPDATE rentals SET state = 'ending', end_reason = ?, ending_since = ?, version = version + 1 \
+                "UPDATE rentals SET state = 'ending', end_reason = ?, ending_since = ? \
                  WHERE id = ? AND state = ?",
                 (reason.as_str(), now, rental.0, from.as_str()),
             )
@@ -274,14 +275,15 @@ impl Tx {
         Ok(true)
     }
 
-    /// `ending -> ended`, once every account of the rental is seen gone.
+    /// `ending -> ended`, once every account of the rental is seen gone, or is a recorded debt on a forgotten node.
     pub(crate) async fn end_if_gone(&mut self, rental: RentalId) -> Result<bool, StoreError> {
         let now = self.now;
         let changed = self
             .change(
-                "UPDATE rentals SET state = 'ended', ended_at = ?, version = version + 1 \
+                "UPDATE rentals SET state = 'ended', ended_at = ? \
                  WHERE id = ? AND state = 'ending' \
-                 AND NOT EXISTS (SELECT 1 FROM accounts WHERE rental_id = ? AND state <> 'gone')",
+                 AND NOT EXISTS (SELECT 1 FROM accounts a JOIN nodes n ON n.id = a.node_id \
+                 WHERE a.rental_id = ? AND a.state <> 'gone' AND n.forgotten_at IS NULL)",
                 (now, rental.0, rental.0),
             )
             .await?;
@@ -336,9 +338,10 @@ impl Tx {
             .collect()
     }
 
-    /// `open -> active`, with every rental of the request, in this one transaction; false while an account is missing.
-    /// The caller holds the request's lock.
-    pub(crate) async fn activate_if_complete(
+    /// `open -> active`, with every rental of the request, in this one transaction; past the deadline `open -> undone`,
+    /// because the workers were given an end that counts from the deadline at the latest. False while an account is
+    /// missing. The caller holds the request's lock.
+    pub(crate) async fn settle_if_complete(
         &mut self,
         request: RequestId,
     ) -> Result<bool, StoreError> {
@@ -357,18 +360,22 @@ impl Tx {
             .change("UPDATE requests SET state = 'active', settled_at = ? WHERE id = ? AND state = 'open'", (now, request.0))
             .await?;
         if settled == 0 {
-            return Ok(false);
+            return self.undo(request, UndoReason::Deadline).await;
         }
         self.change(
             "UPDATE rentals r JOIN requests q ON q.id = r.request_id SET r.state = 'active', r.leased_from = ?, \
-             r.leased_until = ? + INTERVAL q.duration_us MICROSECOND, r.version = r.version + 1 \
+             r.leased_until = ? + INTERVAL q.duration_us MICROSECOND \
              WHERE r.request_id = ? AND r.state = 'provisioning'",
             (now, now, request.0),
         )
         .await?;
-        for rental in self.rentals_of(request).await? {
-            self.event("rental_active", rental.into(), None).await?;
-        }
+        self.change(
+            "INSERT INTO events (at, kind, user_id, node_id, rental_id) \
+             SELECT ?, 'rental_active', r.user_id, a.node_id, r.id FROM rentals r \
+             JOIN accounts a ON a.rental_id = r.id AND a.state = 'present' WHERE r.request_id = ? ORDER BY r.id",
+            (now, request.0),
+        )
+        .await?;
         Ok(true)
     }
 }

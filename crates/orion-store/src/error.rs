@@ -34,10 +34,8 @@ impl StoreError {
     /// Whether the database is away, rather than wrong: worth another try later, the same for every caller.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::TimedOut => true,
-            Self::Query(_) | Self::Corrupt { .. } | Self::Contention(_) | Self::Settings(_) => {
-                false
-            }
+            Self::Unavailable(_) | Self::TimedOut | Self::Contention(_) => true,
+            Self::Query(_) | Self::Corrupt { .. } | Self::Settings(_) => false,
         }
     }
 
@@ -47,16 +45,19 @@ impl StoreError {
         matches!(self, Self::Query(DriverError::Server(error)) if matches!(error.code, 1213 | 1205 | 1020 | 1047))
     }
 
-    /// Whether a UNIQUE key refused the row, and that key's name is `key`.
+    /// Whether the UNIQUE key `key` refused the row. Its name ends the message; a client's value stands before it.
     pub(crate) fn is_duplicate(&self, key: &str) -> bool {
-        matches!(self, Self::Query(DriverError::Server(error)) if error.code == 1062 && error.message.contains(key))
+        matches!(self, Self::Query(DriverError::Server(error)) if error.code == 1062 && error.message.ends_with(&format!("for key '{key}'")))
     }
 }
 
 impl From<DriverError> for StoreError {
     fn from(error: DriverError) -> Self {
-        // 1040: too many connections; 1053: shutdown; 1927: connection killed; 1044, 1045, 1049, 1698: not set up yet.
-        const AWAY: [u16; 7] = [1040, 1053, 1927, 1044, 1045, 1049, 1698];
+        // 1040, 1203: too many connections; 1053: shutdown; 1927: connection killed; 1290, 1836: read-only; 1969: slower
+        // than max_statement_time; 1044, 1045, 1049, 1698: not set up yet.
+        const AWAY: [u16; 11] = [
+            1040, 1203, 1053, 1927, 1290, 1836, 1969, 1044, 1045, 1049, 1698,
+        ];
         match &error {
             DriverError::Server(server) if !AWAY.contains(&server.code) => Self::Query(error),
             DriverError::Server(_) | DriverError::Io(_) | DriverError::Driver(_) => {

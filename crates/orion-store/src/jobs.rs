@@ -18,6 +18,39 @@ pub struct Reconciled {
     pub undone: Vec<RequestId>,
 }
 
+/// A job goes over many rows, and one that can't be handled must not keep the ones behind it waiting for ever.
+#[derive(Default)]
+struct Sweep {
+    first_error: Option<StoreError>,
+}
+
+impl Sweep {
+    /// What came of one row; nothing for one that failed by itself. A database that is away ends the sweep.
+    fn passed<T>(
+        &mut self,
+        id: u64,
+        result: Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                tracing::error!(
+                    id,
+                    error = &error as &dyn std::error::Error,
+                    "a row is passed over"
+                );
+                self.first_error.get_or_insert(error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn end<T>(self, value: T) -> Result<T, StoreError> {
+        self.first_error.map_or(Ok(value), Err)
+    }
+}
+
 /// Rows looked at in one go; the next tick does the rest.
 const BATCH: u32 = 200;
 
@@ -35,21 +68,21 @@ impl Store {
     /// When the database is away.
     pub async fn reconcile(&self) -> Result<Reconciled, StoreError> {
         let mut done = Reconciled::default();
+        let mut sweep = Sweep::default();
         let expired = "SELECT id FROM runs WHERE state = 'claimed' AND claim_expires_at < ? ORDER BY id LIMIT ?";
         for id in self.found(expired, BATCH).await? {
-            done.requeued += u64::from(self.take_back(RunId(id)).await?);
+            let taken_back = self.take_back(RunId(id)).await;
+            done.requeued += u64::from(sweep.passed(id, taken_back)?.unwrap_or(false));
         }
         let overdue =
             "SELECT id FROM requests WHERE state = 'open' AND deadline_at < ? ORDER BY id LIMIT ?";
         for id in self.found(overdue, BATCH).await? {
-            if self
-                .undo_request(RequestId(id), UndoReason::Deadline)
-                .await?
-            {
+            let undone = self.undo_request(RequestId(id), UndoReason::Deadline).await;
+            if sweep.passed(id, undone)? == Some(true) {
                 done.undone.push(RequestId(id));
             }
         }
-        Ok(done)
+        sweep.end(done)
     }
 
     /// `claimed -> queued`, for a claim that expired.
@@ -70,6 +103,7 @@ impl Store {
                 kind: word(&mut row, "kind")?,
                 by: &by,
                 attempt: column(&mut row, "attempt")?,
+                expired_before: Some(tx.now),
             };
             Finish::Commit(tx.requeue_claimed(&claim).await?)
         })
@@ -82,11 +116,12 @@ impl Store {
     pub async fn expire_rentals(&self, limit: u32) -> Result<u64, StoreError> {
         let over = "SELECT id FROM rentals WHERE state IN ('active', 'degraded') AND leased_until <= ? \
                     ORDER BY leased_until LIMIT ?";
-        let mut ended = 0;
+        let (mut ended, mut sweep) = (0, Sweep::default());
         for id in self.found(over, limit).await? {
-            ended += u64::from(self.end_live(RentalId(id), EndReason::Expired).await?);
+            let result = self.end_live(RentalId(id), EndReason::Expired).await;
+            ended += u64::from(sweep.passed(id, result)?.unwrap_or(false));
         }
-        Ok(ended)
+        sweep.end(ended)
     }
 
     /// Queues a clean run for up to `limit` debts that have none open, after 1, 2, 4 … 60 s since the last one failed.
@@ -97,6 +132,7 @@ impl Store {
         let now = self.now().await?.0;
         let debts: Vec<Row> = bounded(async {
             let sql = "SELECT a.id, a.node_id, a.epoch FROM accounts a WHERE a.state = 'leaving' \
+                 AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = a.node_id AND n.forgotten_at IS NOT NULL) \
                  AND NOT EXISTS (SELECT 1 FROM runs u WHERE u.open_for = CONCAT('clean ', a.id)) \
                  AND IFNULL((SELECT MAX(u.finished_at) + INTERVAL LEAST(60, POW(2, LEAST(COUNT(*), 7) - 1)) SECOND \
                              FROM runs u WHERE u.account_id = a.id AND u.kind = 'clean'), ?) <= ? \
@@ -104,16 +140,18 @@ impl Store {
             Ok(self.conn().await?.exec(sql, (now, now, limit)).await?)
         })
         .await?;
-        let mut queued = 0;
+        let (mut queued, mut sweep) = (0, Sweep::default());
         for mut row in debts {
             let debt = HeldAccount {
                 id: AccountId(column(&mut row, "id")?),
                 node: NodeId(column(&mut row, "node_id")?),
                 epoch: column(&mut row, "epoch")?,
             };
-            queued += u64::from(self.retry_debt(debt).await?);
+            let id = debt.id.0;
+            let result = self.retry_debt(debt).await;
+            queued += u64::from(sweep.passed(id, result)?.unwrap_or(false));
         }
-        Ok(queued)
+        sweep.end(queued)
     }
 
     /// A new attempt at a debt, at a higher epoch than the one before.
@@ -138,8 +176,8 @@ impl Store {
         })
     }
 
-    /// Queues an inspection for up to `limit` joining nodes that hold no account and have none open, after 1, 2, 4 …
-    /// 60 s since the last look, by the number of failed ones.
+    /// Queues an inspection for up to `limit` joining nodes that are alive, hold no account and have none open, after
+    /// 1, 2, 4 … 60 s since the last one, by the number that failed while the node was joining.
     ///
     /// # Errors
     /// When the database is away.
@@ -147,21 +185,24 @@ impl Store {
         let now = self.now().await?.0;
         let joining: Vec<u64> = bounded(async {
             let sql = "SELECT n.id FROM nodes n WHERE n.availability = 'joining' AND n.forgotten_at IS NULL \
-                 AND n.contact_host IS NOT NULL \
+                 AND n.contact_host IS NOT NULL AND n.status = 'alive' \
                  AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.held_node = n.id) \
                  AND NOT EXISTS (SELECT 1 FROM runs u WHERE u.open_for = CONCAT('inspect ', n.id)) \
                  AND IFNULL((SELECT MAX(u.finished_at) FROM runs u WHERE u.node_id = n.id AND u.kind = 'inspect') \
-                            + INTERVAL LEAST(60, POW(2, LEAST(n.failed_checks, 6))) SECOND, ?) <= ? \
+                            + INTERVAL LEAST(60, POW(2, LEAST(6, (SELECT COUNT(*) FROM runs f WHERE f.node_id = n.id \
+                              AND f.kind = 'inspect' AND f.state = 'failed' AND f.finished_at >= n.availability_since)))) \
+                              SECOND, ?) <= ? \
                  ORDER BY n.availability_since LIMIT ?";
             Ok(self.conn().await?.exec(sql, (now, now, limit)).await?)
         })
         .await?;
-        let mut queued = 0;
+        let (mut queued, mut sweep) = (0, Sweep::default());
         for id in joining {
-            queued += u64::from(unit!(self, |tx| {
+            let result = unit!(self, |tx| {
                 Finish::Commit(tx.queue_inspection(NodeId(id)).await?)
-            })?);
+            });
+            queued += u64::from(sweep.passed(id, result)?.unwrap_or(false));
         }
-        Ok(queued)
+        sweep.end(queued)
     }
 }

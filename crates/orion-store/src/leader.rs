@@ -41,17 +41,29 @@ impl Store {
         unit!(self, |tx| {
             let now = tx.now;
             let until = now + hold;
-            tx.change(
-                "INSERT IGNORE INTO leader (name, holder, epoch, expires_at) VALUES (?, '', 0, ?)",
-                (name, now - Duration::from_secs(1)),
-            )
-            .await?;
-            tx.change(
-                "UPDATE leader SET epoch = IF(holder = ?, epoch, epoch + 1), holder = ?, expires_at = ? \
-                 WHERE name = ? AND (holder = ? OR expires_at < ?)",
-                (instance.as_str(), instance.as_str(), until, name, instance.as_str(), now),
-            )
-            .await?;
+            let params = (
+                instance.as_str(),
+                instance.as_str(),
+                until,
+                name,
+                instance.as_str(),
+                now,
+            );
+            let changed = tx
+                .change(
+                    "UPDATE leader SET epoch = IF(holder = ?, epoch, epoch + 1), holder = ?, expires_at = ? \
+                     WHERE name = ? AND (holder = ? OR expires_at < ?)",
+                    params,
+                )
+                .await?;
+            if changed == 0 {
+                tx.change(
+                    "INSERT INTO leader (name, holder, epoch, expires_at) VALUES (?, ?, 1, ?) \
+                     ON DUPLICATE KEY UPDATE epoch = epoch",
+                    (name, instance.as_str(), until),
+                )
+                .await?;
+            }
             let epoch = match tx
                 .first(
                     "SELECT epoch FROM leader WHERE name = ? AND holder = ?",

@@ -30,7 +30,7 @@ pub use jobs::Reconciled;
 pub use leader::InstanceId;
 pub use nodes::{Beat, Forget, Unquarantine};
 pub use pool::{DatabaseSettings, Store};
-pub use probes::{ProbeResult, ProbeTarget};
+pub use probes::{AddressClaim, ProbeResult, ProbeTarget};
 pub use record::{Recorded, RunReport};
 pub use register::{Registered, Registration};
 pub use rent::{

@@ -1,7 +1,7 @@
 //! Nodes as clients and administrators see them, their beats, and the administrators' edges.
 
 use crate::row::{address, column, instant, instant_or_null, word};
-use crate::tx::{Finish, bounded, unit};
+use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Scope, Store, StoreError};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
@@ -62,7 +62,7 @@ impl Store {
                 .await?
                 .exec(format!("{SELECT} ORDER BY n.id"), (user, user))
                 .await?;
-            rows.into_iter().map(node_view).collect()
+            rows.into_iter().map(|row| node_view(scope, row)).collect()
         })
         .await
     }
@@ -79,7 +79,7 @@ impl Store {
                 .await?
                 .exec_first(format!("{SELECT} AND n.id = ?"), (user, user, id.0))
                 .await?;
-            row.map(node_view).transpose()
+            row.map(|row| node_view(scope, row)).transpose()
         })
         .await
     }
@@ -109,7 +109,13 @@ impl Store {
                 .map(|mut row| Ok(NodeId(column(&mut row, "id")?)))
                 .collect::<Result<_, StoreError>>()?;
             let mut values = Vec::new();
-            for beat in beats.iter().filter(|beat| known.contains(&beat.node)) {
+            // By id, so that two replicas' batches don't wait for each other in a circle.
+            let mut sorted: Vec<&Beat> = beats
+                .iter()
+                .filter(|beat| known.contains(&beat.node))
+                .collect();
+            sorted.sort_unstable_by_key(|beat| beat.node);
+            for beat in sorted {
                 values.push(mysql_async::Value::from(beat.node.0));
                 values.push(tx.now.into());
                 values.push(beat.boot_id.as_str().into());
@@ -130,44 +136,42 @@ impl Store {
         })
     }
 
-    /// Forgets a node that holds nothing. An agent that is still there registers as a new one.
+    /// Forgets a node that holds nothing, or one that is out of service (dead or quarantined) with its debt: that stays
+    /// recorded, and its rental ends. An agent that is still there registers as a new node.
     ///
     /// # Errors
     /// When the database is away.
     pub async fn forget_node(&self, id: NodeId) -> Result<Forget, StoreError> {
         unit!(self, |tx| {
-            let now = tx.now;
+            // The request's lock comes before the node's, as everywhere.
+            let debtor = tx.rental_on(id).await?;
+            if let Some(rental) = debtor
+                && let Some(request) = tx.request_of(rental).await?
+            {
+                tx.lock_request(request).await?;
+            }
             let found = tx
                 .first(
-                    "SELECT id FROM nodes WHERE id = ? AND forgotten_at IS NULL FOR UPDATE",
+                    "SELECT status = 'dead' OR availability = 'quarantined' AS out_of_service FROM nodes \
+                     WHERE id = ? AND forgotten_at IS NULL FOR UPDATE",
                     (id.0,),
                 )
                 .await?;
-            if found.is_none() {
-                Finish::Rollback(Forget::NotFound)
-            } else if tx
-                .number("SELECT COUNT(*) FROM accounts WHERE held_node = ?", (id.0,))
-                .await?
-                > 0
+            let Some(mut row) = found else {
+                return Ok(Forget::NotFound);
+            };
+            let out_of_service: bool = column(&mut row, "out_of_service")?;
+            let holds = "SELECT COUNT(*) FROM accounts WHERE held_node = ? AND (state <> 'leaving' OR ? = FALSE)";
+            if tx.number(holds, (id.0, out_of_service)).await? > 0
+                || tx.rental_on(id).await? != debtor
             {
-                Finish::Rollback(Forget::Held)
-            } else {
-                tx.change(
-                    "UPDATE nodes SET forgotten_at = ?, version = version + 1 WHERE id = ?",
-                    (now, id.0),
-                )
-                .await?;
-                tx.change("DELETE FROM host_keys WHERE node_id = ?", (id.0,))
-                    .await?;
-                tx.change(
-                    "UPDATE runs SET state = 'failed', outcome = 'superseded', finished_at = ?, claimed_by = NULL, \
-                     claim_expires_at = NULL WHERE node_id = ? AND state IN ('queued', 'claimed')",
-                    (now, id.0),
-                )
-                .await?;
-                tx.event("node_forgotten", id.into(), None).await?;
-                Finish::Commit(Forget::Done)
+                return Ok(Forget::Held);
             }
+            tx.forget(id).await?;
+            if let Some(rental) = debtor {
+                tx.end_if_gone(rental).await?;
+            }
+            Finish::Commit(Forget::Done)
         })
     }
 
@@ -203,7 +207,40 @@ impl Store {
     }
 }
 
-fn node_view(mut row: Row) -> Result<NodeView, StoreError> {
+impl Tx {
+    async fn rental_on(&mut self, node: NodeId) -> Result<Option<RentalId>, StoreError> {
+        let found = self
+            .first(
+                "SELECT rental_id FROM accounts WHERE held_node = ?",
+                (node.0,),
+            )
+            .await?;
+        found
+            .map(|mut row| Ok(RentalId(column(&mut row, "rental_id")?)))
+            .transpose()
+    }
+
+    async fn forget(&mut self, node: NodeId) -> Result<(), StoreError> {
+        let now = self.now;
+        self.change(
+            "UPDATE nodes SET forgotten_at = ? WHERE id = ?",
+            (now, node.0),
+        )
+        .await?;
+        self.change("DELETE FROM host_keys WHERE node_id = ?", (node.0,))
+            .await?;
+        self.change(
+            "UPDATE runs SET state = 'failed', outcome = 'superseded', finished_at = ?, claimed_by = NULL, \
+             claim_expires_at = NULL WHERE node_id = ? AND state IN ('queued', 'claimed')",
+            (now, node.0),
+        )
+        .await?;
+        self.event("node_forgotten", node.into(), None).await
+    }
+}
+
+/// Reasons hold what a worker said: for administrators.
+fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
     let client = address(&mut row, "client_host", "client_port")?.ok_or(StoreError::Corrupt {
         column: "client_host",
         reason: "NULL".to_owned(),
@@ -227,11 +264,13 @@ fn node_view(mut row: Row) -> Result<NodeView, StoreError> {
         host_ip: client.host,
         ssh_port: client.port,
         status: word(&mut row, "status")?,
-        status_reason: column(&mut row, "status_reason")?,
+        status_reason: column::<Option<String>>(&mut row, "status_reason")?
+            .filter(|_| scope == Scope::All),
         status_since: instant(&mut row, "status_since")?,
         last_checked_at: instant_or_null(&mut row, "last_checked_at")?,
         availability: word(&mut row, "availability")?,
-        availability_reason: column(&mut row, "availability_reason")?,
+        availability_reason: column::<Option<String>>(&mut row, "availability_reason")?
+            .filter(|_| scope == Scope::All),
         draining: column(&mut row, "draining")?,
         allocated: column(&mut row, "allocated")?,
         lease,

@@ -16,13 +16,22 @@ pub struct ProbeTarget {
     /// Where it is; `None` while another node has proven that the address is its own.
     pub contact: Option<Address>,
     /// Where it says it is now.
-    pub pending: Option<Address>,
+    pub pending: Option<AddressClaim>,
     /// The pinned SSH host keys, `type base64`; empty until the first dial.
     pub host_keys: Vec<String>,
     /// What may be done with it.
     pub availability: Availability,
     /// What is seen of it.
     pub status: NodeStatus,
+}
+
+/// Addresses that a node says are its own now. Each takes effect only where the node's pinned key is met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressClaim {
+    /// Where the control plane would dial.
+    pub contact: Address,
+    /// What clients would be told.
+    pub client: Address,
 }
 
 /// What a dial of a node's address met.
@@ -55,7 +64,7 @@ impl Store {
                 .conn()
                 .await?
                 .query(
-                    "SELECT n.id, n.contact_host, n.contact_port, n.pending_contact_host, n.pending_contact_port, \
+                    "SELECT n.id, n.contact_host, n.contact_port, n.pending_contact_host, n.pending_contact_port, n.pending_client_host, n.pending_client_port, \
                      n.availability, n.status, (SELECT GROUP_CONCAT(k.host_key SEPARATOR '\n') FROM host_keys k \
                      WHERE k.node_id = n.id) AS host_keys FROM nodes n WHERE n.forgotten_at IS NULL ORDER BY n.id",
                 )
@@ -63,10 +72,12 @@ impl Store {
             rows.into_iter()
                 .map(|mut row| {
                     let keys: Option<String> = column(&mut row, "host_keys")?;
+                    let contact_claim = address(&mut row, "pending_contact_host", "pending_contact_port")?;
+                    let client_claim = address(&mut row, "pending_client_host", "pending_client_port")?;
                     Ok(ProbeTarget {
                         node: NodeId(column(&mut row, "id")?),
                         contact: address(&mut row, "contact_host", "contact_port")?,
-                        pending: address(&mut row, "pending_contact_host", "pending_contact_port")?,
+                        pending: contact_claim.zip(client_claim).map(|(contact, client)| AddressClaim { contact, client }),
                         host_keys: keys.map(|keys| keys.lines().map(str::to_owned).collect()).unwrap_or_default(),
                         availability: word(&mut row, "availability")?,
                         status: word(&mut row, "status")?,
@@ -103,22 +114,28 @@ impl Store {
         })
     }
 
-    /// A pending address met the node's pinned key: it takes effect, and a node that had it has none from now on. False
-    /// when the node claims something else by now.
+    /// The pinned key was met at both addresses of the claim: they take effect, and a node that had the contact address
+    /// has none from now on. False when the node claims something else by now.
     ///
     /// # Errors
     /// When the database is away.
     pub async fn confirm_address(
         &self,
         node: NodeId,
-        pending: &Address,
+        claim: &AddressClaim,
     ) -> Result<bool, StoreError> {
+        let AddressClaim { contact, client } = claim;
         unit!(self, |tx| {
+            tx.rows(
+                "SELECT id FROM nodes WHERE id = ? OR live_address = CONCAT(?, ' ', ?) ORDER BY id FOR UPDATE",
+                (node.0, &contact.host, contact.port),
+            )
+            .await?;
             tx.change(
                 "UPDATE nodes SET contact_host = NULL, contact_port = NULL, status = 'suspect', \
-                 status_reason = 'its address belongs to another node now', status_since = ?, version = version + 1 \
+                 status_reason = 'its address belongs to another node now', status_since = ? \
                  WHERE live_address = CONCAT(?, ' ', ?) AND id <> ?",
-                (tx.now, &pending.host, pending.port, node.0),
+                (tx.now, &contact.host, contact.port, node.0),
             )
             .await?;
             let changed = tx
@@ -126,17 +143,17 @@ impl Store {
                     "UPDATE nodes SET contact_host = pending_contact_host, contact_port = pending_contact_port, \
                      client_host = pending_client_host, client_port = pending_client_port, \
                      pending_client_host = NULL, pending_client_port = NULL, \
-                     pending_contact_host = NULL, pending_contact_port = NULL, version = version + 1 \
-                     WHERE id = ? AND pending_contact_host = ? AND pending_contact_port = ? AND forgotten_at IS NULL",
-                    (node.0, &pending.host, pending.port),
+                     pending_contact_host = NULL, pending_contact_port = NULL, failed_checks = 0, failing_since = NULL \
+                     WHERE id = ? AND forgotten_at IS NULL AND pending_contact_host = ? AND pending_contact_port = ? \
+                     AND pending_client_host = ? AND pending_client_port = ?",
+                    (node.0, &contact.host, contact.port, &client.host, client.port),
                 )
                 .await?;
             if changed == 1 {
-                tx.check_succeeded(node).await?;
                 tx.event(
                     "node_moved_to_address",
                     node.into(),
-                    Some(&pending.to_string()),
+                    Some(&contact.to_string()),
                 )
                 .await?;
                 Finish::Commit(true)
@@ -146,14 +163,15 @@ impl Store {
         })
     }
 
-    /// A pending address met another key: the claim stays a claim. A node without another address is suspect.
+    /// The claim met another key, or nobody: it stays a claim. For a node that has no other address this is a failed
+    /// check.
     ///
     /// # Errors
     /// When the database is away.
     pub async fn refuse_address(
         &self,
         node: NodeId,
-        pending: &Address,
+        claim: &AddressClaim,
         reason: &str,
     ) -> Result<(), StoreError> {
         unit!(self, |tx| {
@@ -164,8 +182,9 @@ impl Store {
                 )
                 .await?;
             if homeless == 1 {
-                tx.check_failed(node, &format!("claims {pending}: {reason}"))
+                tx.check_failed(node, &format!("claims {}: {reason}", claim.contact))
                     .await?;
+                tx.decide_death(node).await?;
             }
             Finish::Commit(())
         })
@@ -178,9 +197,13 @@ impl Store {
     /// When the database is away.
     pub async fn pin_host_key(&self, node: NodeId, keys: &[String]) -> Result<bool, StoreError> {
         let pinned = unit!(self, |tx| {
-            tx.first("SELECT id FROM nodes WHERE id = ? FOR UPDATE", (node.0,))
+            let known = tx
+                .first(
+                    "SELECT id FROM nodes WHERE id = ? AND forgotten_at IS NULL FOR UPDATE",
+                    (node.0,),
+                )
                 .await?;
-            if tx.pinned_keys(node).await?.is_empty() {
+            if known.is_some() && tx.pinned_keys(node).await?.is_empty() {
                 tx.pin(node, keys).await?;
                 Finish::Commit(true)
             } else {
@@ -226,26 +249,23 @@ impl Tx {
         Ok(())
     }
 
-    /// `suspect -> dead`. A ready node that died must be inspected when it comes back.
+    /// `suspect -> dead`. A node that died is inspected when it comes back.
     async fn decide_death(&mut self, node: NodeId) -> Result<(), StoreError> {
         let now = self.now;
         let died = self
             .change(
-                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ?, \
-                 n.version = n.version + 1 WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
+                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ? WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
                  AND n.failing_since <= ? - INTERVAL ? SECOND \
                  AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND)",
                 (now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S),
             )
             .await?;
         if died == 1 {
-            self.move_node(
-                node,
-                Availability::Ready,
-                Availability::Joining,
-                Some("died"),
-            )
-            .await?;
+            // What it holds is still owed; afterwards it is inspected.
+            for from in [Availability::Ready, Availability::Cleaning] {
+                self.move_node(node, from, Availability::Joining, Some("died"))
+                    .await?;
+            }
             self.event("node_dead", node.into(), None).await?;
         }
         Ok(())

@@ -13,6 +13,11 @@ use orion_core::{
     RunState,
 };
 use serde_json::Value;
+use time::PrimitiveDateTime;
+
+/// A run that brings no result so often fails like any other: for an account another node is tried, and the cron jobs
+/// queue cleaning and inspection again with their back-off, so that a host that hangs doesn't starve the others.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// What an executor saw of one run.
 #[derive(Debug, Clone)]
@@ -56,6 +61,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) kind: RunKind,
     pub(crate) by: &'a str,
     pub(crate) attempt: u32,
+    /// Only a claim that expired before this; `None` for the claimant's own word.
+    pub(crate) expired_before: Option<PrimitiveDateTime>,
 }
 
 /// The account of a run, with the decision it belongs to.
@@ -80,12 +87,13 @@ impl Store {
     ) -> Result<Recorded, StoreError> {
         unit!(self, |tx| {
             let subject = tx.lock_subject(run.id).await?;
-            if report.outcome == RunOutcome::NoResult {
+            if report.outcome == RunOutcome::NoResult && run.attempt < MAX_ATTEMPTS {
                 let claim = Claim {
                     run: run.id,
                     kind: run.kind,
                     by: instance.as_str(),
                     attempt: run.attempt,
+                    expired_before: None,
                 };
                 match tx.requeue(&claim, subject.as_ref()).await? {
                     true => Finish::Commit(MORE_WORK),
@@ -223,8 +231,9 @@ impl Tx {
             let changed = self
                 .change(
                     "UPDATE runs SET state = 'failed', outcome = 'superseded', finished_at = ?, claimed_by = NULL, \
-                     claim_expires_at = NULL WHERE id = ? AND state = 'claimed' AND claimed_by = ? AND attempt = ?",
-                    (now, claim.run.0, claim.by, claim.attempt),
+                     claim_expires_at = NULL WHERE id = ? AND state = 'claimed' AND claimed_by = ? AND attempt = ? \
+                     AND (? IS NULL OR claim_expires_at < ?)",
+                    (now, claim.run.0, claim.by, claim.attempt, claim.expired_before, claim.expired_before),
                 )
                 .await?;
             return Ok(changed == 1);
@@ -233,8 +242,9 @@ impl Tx {
         let changed = self
             .change(
                 "UPDATE runs SET state = 'queued', epoch = ?, claimed_by = NULL, claim_expires_at = NULL \
-                 WHERE id = ? AND state = 'claimed' AND claimed_by = ? AND attempt = ?",
-                (epoch, claim.run.0, claim.by, claim.attempt),
+                 WHERE id = ? AND state = 'claimed' AND claimed_by = ? AND attempt = ? \
+                 AND (? IS NULL OR claim_expires_at < ?)",
+                (epoch, claim.run.0, claim.by, claim.attempt, claim.expired_before, claim.expired_before),
             )
             .await?;
         if let Some(subject) = subject.filter(|_| changed == 1) {
@@ -281,9 +291,8 @@ impl Tx {
     ) -> Result<(), StoreError> {
         let now = self.now;
         self.change(
-            "UPDATE accounts SET outcome = ?, evidence = ?, evidence_at = ? WHERE id = ?",
+            "UPDATE accounts SET evidence = ?, evidence_at = ? WHERE id = ?",
             (
-                report.outcome.as_str(),
                 report.evidence.as_ref().map(Value::to_string),
                 now,
                 account.0,
@@ -302,8 +311,7 @@ impl Tx {
         let now = self.now;
         let changed = self
             .change(
-                "UPDATE nodes SET availability = 'quarantined', availability_reason = ?, availability_since = ?, \
-                 version = version + 1 WHERE id = ? AND availability <> 'quarantined'",
+                "UPDATE nodes SET availability = 'quarantined', availability_reason = ?, availability_since = ? WHERE id = ? AND availability <> 'quarantined'",
                 (short(reason), now, node.0),
             )
             .await?;

@@ -32,6 +32,9 @@ pub enum Registered {
     HostKeyTaken,
 }
 
+/// Losing so often to other registrations means something else is wrong.
+const MAX_RACES: u32 = 10;
+
 impl Store {
     /// Registers a worker or updates what is known of it.
     ///
@@ -41,7 +44,7 @@ impl Store {
         &self,
         registration: &Registration<'_>,
     ) -> Result<Registered, StoreError> {
-        loop {
+        for _ in 0..MAX_RACES {
             let result = unit!(self, |tx| {
                 match tx.live_node_named(registration.hostname).await? {
                     None => tx.create_node(registration).await?,
@@ -49,12 +52,15 @@ impl Store {
                 }
             });
             match result {
-                // Two registrations of the same new worker: the loser updates.
-                Err(error) if error.is_duplicate("nodes_live_hostname") => {}
+                // Somebody took the name or the address in between: the second look sees it.
+                Err(error)
+                    if error.is_duplicate("nodes_live_hostname")
+                        || error.is_duplicate("nodes_live_address") => {}
                 Err(error) if error.is_duplicate("PRIMARY") => return Ok(Registered::HostKeyTaken),
                 other => return other,
             }
         }
+        Err(StoreError::Contention(MAX_RACES))
     }
 }
 
@@ -155,7 +161,7 @@ impl Tx {
         };
         self.change(
             "UPDATE nodes SET agent = ?, pending_client_host = ?, pending_client_port = ?, pending_contact_host = ?, \
-             pending_contact_port = ?, version = version + 1 WHERE id = ?",
+             pending_contact_port = ? WHERE id = ?",
             (
                 new.agent,
                 client.map(|address| &address.host),

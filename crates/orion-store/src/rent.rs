@@ -188,7 +188,7 @@ impl Store {
                 for (rental, hash) in hashes {
                     let stored = tx
                         .change(
-                            "UPDATE rentals SET password_hash = ?, version = version + 1 \
+                            "UPDATE rentals SET password_hash = ? \
                              WHERE id = ? AND request_id = ? AND state = 'provisioning' AND password_hash IS NULL",
                             (hash, rental.0, request.0),
                         )
@@ -229,19 +229,20 @@ impl Store {
     /// # Errors
     /// When the database is away.
     pub async fn request(&self, id: RequestId) -> Result<Option<RequestView>, StoreError> {
-        let now = self.now().await?;
         bounded(async {
             let mut conn = self.conn().await?;
             let found: Option<Row> = conn
                 .exec_first(
-                    "SELECT state, undo_reason, deadline_at FROM requests WHERE id = ?",
-                    (id.0,),
+                    "SELECT state, undo_reason, TIMESTAMPDIFF(MICROSECOND, \
+                     UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, deadline_at) AS deadline_in_us \
+                     FROM requests WHERE id = ?",
+                    (self.clock_offset_us, id.0),
                 )
                 .await?;
             let Some(mut row) = found else {
                 return Ok(None);
             };
-            let deadline_at = UtcTime(column(&mut row, "deadline_at")?);
+            let deadline_in_us: i64 = column(&mut row, "deadline_in_us")?;
             let detail: Option<String> = conn
                 .exec_first(
                     "SELECT CONCAT(u.outcome, ': ', IFNULL(u.detail, '')) FROM runs u \
@@ -265,8 +266,7 @@ impl Store {
                 state: word(&mut row, "state")?,
                 undo_reason: word_or_null(&mut row, "undo_reason")?,
                 detail,
-                deadline_in: Duration::try_from_secs_f64(now.seconds_until(deadline_at))
-                    .unwrap_or(Duration::ZERO),
+                deadline_in: Duration::from_micros(u64::try_from(deadline_in_us).unwrap_or(0)),
                 rentals: rentals
                     .into_iter()
                     .map(request_rental)

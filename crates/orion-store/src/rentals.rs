@@ -123,7 +123,7 @@ impl Store {
                     match new_end {
                         Some(new_end) if new_end <= limit => {
                             tx.change(
-                                "UPDATE rentals SET leased_until = ?, version = version + 1 WHERE id = ? AND state = ?",
+                                "UPDATE rentals SET leased_until = ? WHERE id = ? AND state = ?",
                                 (new_end, id.0, rental.state.as_str()),
                             )
                             .await?;

@@ -45,7 +45,7 @@ impl Store {
             .await?;
             tx.change(
                 "UPDATE nodes n SET n.availability = 'joining', n.availability_reason = 'reset', \
-                 n.availability_since = ?, n.failed_provisions = 0, n.failed_checks = 0, n.version = n.version + 1 \
+                 n.availability_since = ?, n.failed_provisions = 0, n.failed_checks = 0 \
                  WHERE n.forgotten_at IS NULL AND n.availability <> 'joining' AND NOT EXISTS \
                  (SELECT 1 FROM accounts a WHERE a.held_node = n.id AND a.state IN ('making', 'present'))",
                 (now,),

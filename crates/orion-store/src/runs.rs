@@ -73,7 +73,7 @@ impl Store {
             let queued = tx
                 .rows(
                     "SELECT u.id FROM runs u JOIN nodes n ON n.id = u.node_id \
-                     WHERE u.state = 'queued' AND u.kind = ? AND n.contact_host IS NOT NULL \
+                     WHERE u.state = 'queued' AND u.kind = ? AND n.contact_host IS NOT NULL AND n.forgotten_at IS NULL \
                      AND EXISTS (SELECT 1 FROM host_keys k WHERE k.node_id = n.id) ORDER BY u.id LIMIT ?",
                     (kind.as_str(), limit),
                 )
@@ -104,11 +104,7 @@ impl Store {
                     params,
                 )
                 .await?;
-            Finish::Commit(
-                rows.into_iter()
-                    .map(claimed_run)
-                    .collect::<Result<Vec<_>, _>>()?,
-            )
+            Finish::Commit(rows.into_iter().filter_map(usable).collect::<Vec<_>>())
         })
     }
 
@@ -200,6 +196,13 @@ const CLAIMED: &str = "SELECT u.id, u.kind, u.node_id, u.epoch, u.attempt, i.uid
      FROM runs u JOIN installation i JOIN nodes n ON n.id = u.node_id LEFT JOIN accounts a ON a.id = u.account_id \
      LEFT JOIN rentals r ON r.id = a.rental_id LEFT JOIN requests q ON q.id = r.request_id \
      LEFT JOIN users s ON s.id = r.user_id";
+
+/// One row that can't be used must not hold up the others; its claim expires and somebody reads the log.
+fn usable(row: Row) -> Option<ClaimedRun> {
+    claimed_run(row)
+        .inspect_err(|error| tracing::error!(%error, "a run can't be used"))
+        .ok()
+}
 
 fn claimed_run(mut row: Row) -> Result<ClaimedRun, StoreError> {
     let kind: RunKind = word(&mut row, "kind")?;

@@ -90,6 +90,9 @@ impl Store {
     /// The first step that fails; the ones before stay applied.
     pub async fn apply_schema(&self) -> Result<AppliedSchema, StoreError> {
         let mut conn = self.conn().await?;
+        // A step may have to copy a large table.
+        conn.query_drop("SET SESSION max_statement_time = 0")
+            .await?;
         conn.query_drop(VERSION_TABLE).await?;
         let found: u32 = conn
             .query_first("SELECT MAX(version) FROM schema_version")
@@ -107,6 +110,8 @@ impl Store {
             .await?;
             steps += 1;
         }
+        // Not back into the pool, with that setting.
+        conn.disconnect().await?;
         Ok(AppliedSchema {
             version: found.max(newest()),
             steps,

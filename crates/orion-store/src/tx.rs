@@ -6,14 +6,14 @@ use mysql_async::{Params, Row, Transaction, TxOpts};
 use orion_core::UtcTime;
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use time::PrimitiveDateTime;
 
 /// Around a whole unit of work, never around one statement: a connection whose statement was cancelled answers the next
 /// one with the old rows, so everything is dropped together.
 pub(crate) const UNIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A conflict every few milliseconds for 20 attempts is not contention any more but a bug.
+/// So many conflicts in a row are not contention any more but a bug.
 const MAX_ATTEMPTS: u32 = 20;
 
 /// How a unit of work ends.
@@ -132,9 +132,20 @@ pub(crate) async fn bounded<T>(
         .unwrap_or(Err(StoreError::TimedOut))
 }
 
-/// Counts the attempts of one unit.
-#[derive(Default)]
-pub(crate) struct Attempts(u32);
+/// Counts the attempts of one unit, and their time.
+pub(crate) struct Attempts {
+    made: u32,
+    since: Instant,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self {
+            made: 0,
+            since: Instant::now(),
+        }
+    }
+}
 
 impl Attempts {
     /// Waits and says "again" after a conflict with another transaction; hands everything else out.
@@ -144,11 +155,11 @@ impl Attempts {
     ) -> ControlFlow<Result<T, StoreError>> {
         match result {
             Err(error) if error.is_conflict() => {
-                self.0 += 1;
-                if self.0 >= MAX_ATTEMPTS {
-                    return ControlFlow::Break(Err(StoreError::Contention(self.0)));
+                self.made += 1;
+                if self.made >= MAX_ATTEMPTS || self.since.elapsed() >= UNIT_TIMEOUT {
+                    return ControlFlow::Break(Err(StoreError::Contention(self.made)));
                 }
-                tokio::time::sleep(Duration::from_micros(jitter_us(self.0))).await;
+                tokio::time::sleep(Duration::from_micros(jitter_us(self.made))).await;
                 ControlFlow::Continue(())
             }
             other => ControlFlow::Break(other),

@@ -141,7 +141,7 @@ async fn joining_nodes_are_inspected_again_with_growing_pauses() {
     let mut now = 0;
     for failures in 1..=8_u32 {
         let run = bed.claim_one(RunKind::Inspect).await;
-        let report = support::report(RunOutcome::Unreachable);
+        let report = support::report(RunOutcome::Failed);
         bed.later(now)
             .record_run(&support::instance(1), &run, &report)
             .await
@@ -179,7 +179,7 @@ async fn nothing_is_queued_for_nodes_that_are_ready_forgotten_or_nowhere() {
     ));
     bed.store.forget_node(nodes[1]).await.unwrap();
     bed.db.sql(&format!(
-        "UPDATE nodes SET contact_host = NULL WHERE id = {}",
+        "UPDATE nodes SET contact_host = NULL, contact_port = NULL WHERE id = {}",
         nodes[2]
     ));
     assert_eq!(bed.later(600).queue_inspections(10).await.unwrap(), 0);

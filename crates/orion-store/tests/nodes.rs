@@ -4,7 +4,7 @@ mod support;
 
 use orion_core::{Availability, HostName, NodeId, NodeStatus, RunKind, RunOutcome};
 use orion_store::*;
-use support::{Bed, address, host_key};
+use support::{Bed, address, claim, host_key};
 
 fn no_answer() -> ProbeResult {
     ProbeResult::NoAnswer("timed out".to_owned())
@@ -111,14 +111,14 @@ async fn a_new_address_is_a_claim_until_the_pinned_key_is_met_there() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     bed.register(1, 2299).await;
     let targets = bed.store.probe_targets().await.unwrap();
-    assert_eq!(targets[0].pending, Some(address(2299)));
+    assert_eq!(targets[0].pending, Some(claim(2299)));
     assert_ne!(targets[0].contact, Some(address(2299)));
     bed.store
-        .refuse_address(nodes[0], &address(2299), "another key")
+        .refuse_address(nodes[0], &claim(2299), "another key")
         .await
         .unwrap();
     let targets = bed.store.probe_targets().await.unwrap();
-    assert_eq!(targets[0].pending, Some(address(2299)), "it stays a claim");
+    assert_eq!(targets[0].pending, Some(claim(2299)), "it stays a claim");
     assert_eq!(
         bed.node_state(nodes[0]),
         "alive ready",
@@ -126,14 +126,14 @@ async fn a_new_address_is_a_claim_until_the_pinned_key_is_met_there() {
     );
     assert!(
         !bed.store
-            .confirm_address(nodes[0], &address(2298))
+            .confirm_address(nodes[0], &claim(2298))
             .await
             .unwrap(),
         "not what it claims"
     );
     assert!(
         bed.store
-            .confirm_address(nodes[0], &address(2299))
+            .confirm_address(nodes[0], &claim(2299))
             .await
             .unwrap()
     );
@@ -177,12 +177,7 @@ async fn two_nodes_that_swapped_addresses_both_get_theirs() {
             "never quarantined for it"
         );
     }
-    assert!(
-        bed.store
-            .confirm_address(one, &address(2202))
-            .await
-            .unwrap()
-    );
+    assert!(bed.store.confirm_address(one, &claim(2202)).await.unwrap());
     let targets = bed.store.probe_targets().await.unwrap();
     assert_eq!(targets[0].contact, Some(address(2202)));
     assert_eq!(
@@ -191,12 +186,13 @@ async fn two_nodes_that_swapped_addresses_both_get_theirs() {
     );
     assert!(bed.node_state(two).starts_with("suspect"));
     bed.opened_nowhere(two).await;
-    assert!(
+    assert!(bed.store.confirm_address(two, &claim(2201)).await.unwrap());
+    for node in [one, two] {
         bed.store
-            .confirm_address(two, &address(2201))
+            .record_probe(node, &ProbeResult::LoggedIn)
             .await
-            .unwrap()
-    );
+            .unwrap();
+    }
     assert_eq!(
         (bed.node_state(one), bed.node_state(two)),
         ("alive ready".into(), "alive ready".into())
@@ -235,12 +231,12 @@ async fn a_new_worker_at_a_held_address_only_claims_it() {
             targets[1].contact.clone(),
             targets[1].pending.clone()
         ),
-        (two, None, Some(address(2201)))
+        (two, None, Some(claim(2201)))
     );
     let claimed = bed.claim_one(RunKind::Inspect).await;
     assert_eq!(claimed.node, one);
     bed.store
-        .refuse_address(two, &address(2201), "another key")
+        .refuse_address(two, &claim(2201), "another key")
         .await
         .unwrap();
     assert!(

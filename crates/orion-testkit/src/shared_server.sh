@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Runs one mariadbd for all tests of this user, and ends it when nobody has used it for a while.
 # Usage: bash -c SCRIPT orion-testkit-mariadb DIRECTORY DATA MARIADBD OPTIONS...
 # Every test process holds a shared lock on DIRECTORY/users.lock while it lives, so the kernel keeps the count of users

@@ -5,7 +5,7 @@ use crate::tx::Tx;
 use crate::{ClaimedRun, StoreError};
 use orion_core::{Availability, NodeId, RunOutcome};
 
-/// So many cleanings in a row that found something left make it an administrator's matter; the debt is still retried.
+/// So many cleanings that found something left make it an administrator's matter; the debt is still retried.
 const FAILED_CLEANINGS_TO_QUARANTINE: u64 = 5;
 
 impl Tx {
@@ -57,8 +57,7 @@ impl Tx {
     async fn lift_after_clean(&mut self, node: NodeId) -> Result<bool, StoreError> {
         let now = self.now;
         self.change(
-            "UPDATE nodes SET availability = 'joining', availability_reason = NULL, availability_since = ?, \
-             version = version + 1 WHERE id = ? AND availability = 'quarantined' AND availability_reason LIKE 'not\\_gone%'",
+            "UPDATE nodes SET availability = 'joining', availability_reason = NULL, availability_since = ? WHERE id = ? AND availability = 'quarantined' AND availability_reason LIKE 'not\\_gone%'",
             (now, node.0),
         )
         .await?;

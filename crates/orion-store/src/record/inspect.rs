@@ -7,6 +7,12 @@ use crate::{ClaimedRun, StoreError};
 use orion_core::{Availability, RunOutcome, Uid};
 use serde::Deserialize;
 
+/// No account is acted on so often; a worker that reports more is broken, or lies.
+const MAX_EPOCH: u64 = 1 << 48;
+
+/// An account that was seen gone so often and is there again can't be cleaned by us.
+const MAX_PAID_AND_BACK: u64 = 3;
+
 impl Tx {
     pub(super) async fn inspected(
         &mut self,
@@ -105,7 +111,17 @@ impl Tx {
         let Some(rental) = Uid(seen.uid).rental(run.uid_base) else {
             return Ok(false);
         };
-        if self.request_of(rental).await?.is_none() {
+        let seen_epoch = seen.epoch.unwrap_or(0);
+        if seen_epoch > MAX_EPOCH || self.request_of(rental).await?.is_none() {
+            return Ok(false);
+        }
+        let paid_before = self
+            .number(
+                "SELECT COUNT(*) FROM accounts WHERE rental_id = ? AND node_id = ? AND state = 'gone'",
+                (rental.0, run.node.0),
+            )
+            .await?;
+        if paid_before >= MAX_PAID_AND_BACK {
             return Ok(false);
         }
         let highest = self
@@ -114,7 +130,7 @@ impl Tx {
                 (rental.0,),
             )
             .await?;
-        let epoch = highest.max(seen.epoch.unwrap_or(0)) + 1;
+        let epoch = highest.max(seen_epoch) + 1;
         let id = self.make_account(rental, run.node, epoch).await?;
         self.leave(&HeldAccount {
             id,

@@ -32,7 +32,7 @@ impl Tx {
             .await?;
             let settled = changed == 1
                 && subject.request_state == RequestState::Open
-                && self.activate_if_complete(subject.request).await?;
+                && self.settle_if_complete(subject.request).await?;
             return Ok(Recorded::Done {
                 settled: settled.then_some(subject.request),
                 queued: false,
@@ -95,7 +95,8 @@ impl Tx {
 
     async fn names_taken(&mut self, rental: RentalId) -> Result<u64, StoreError> {
         self.number(
-            "SELECT COUNT(*) FROM accounts WHERE rental_id = ? AND outcome = 'name_taken'",
+            "SELECT COUNT(*) FROM runs u JOIN accounts a ON a.id = u.account_id \
+             WHERE a.rental_id = ? AND u.kind = 'provision' AND u.outcome = 'name_taken'",
             (rental.0,),
         )
         .await

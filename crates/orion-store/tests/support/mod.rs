@@ -53,6 +53,14 @@ pub fn address(port: u16) -> Address {
     }
 }
 
+/// A worker that says both its addresses are this one now.
+pub fn claim(port: u16) -> AddressClaim {
+    AddressClaim {
+        contact: address(port),
+        client: address(port),
+    }
+}
+
 pub fn host_key(number: u32) -> String {
     format!("ssh-ed25519 AAAA{number:08}")
 }
