@@ -160,15 +160,23 @@ in_the_middle() {
     new_user
     api POST /api/rent '{"duration_hours": 1, "count": 2}' --max-time 0.4
     "$@"
-    until_true 120 nothing_under_way
-    accounts_equal_rentals
+    until_true 120 at_rest
+}
+
+# at_rest: nothing is under way, and what is on the workers is what the database says.
+at_rest() {
+    nothing_under_way && accounts_equal_rentals
+}
+
+rentals_are() {
+    api GET /api/rentals
+    [[ $(jq -c '[.[].state]' <<<"$BODY") == "$1" ]]
 }
 
 a_client_that_hangs_up_loses_nothing() {
     empty_pool
-    in_the_middle true
-    api GET /api/rentals
-    [[ $(jq '[.[] | select(.state == "active")] | length' <<<"$BODY") -eq 2 ]]
+    in_the_middle until_true 60 rentals_are '["active","active"]'
+    rentals_are '["active","active"]'
 }
 
 apid_killed_in_the_middle_of_a_rent() {
@@ -184,13 +192,11 @@ apid_stopped_in_the_middle_of_a_rent() {
 schedd_killed_in_the_middle_of_a_rent() {
     empty_pool
     in_the_middle in_control systemctl kill --signal=KILL orion-schedd
-    until_true 60 no_stray_ansible
+    until_true 60 no_ansible
 }
 
-no_stray_ansible() {
-    local claimed
-    claimed=$(in_control pgrep -fc ansible-playbook || true)
-    [[ $claimed -eq 0 ]]
+no_ansible() {
+    ! in_control pgrep -f ansible-playbook
 }
 
 schedd_down_when_rent_is_called() {
@@ -203,8 +209,7 @@ schedd_down_when_rent_is_called() {
     in_control systemctl start orion-schedd
     wait
     [[ $(cat "$answer") == 200 ]]
-    until_true 60 nothing_under_way
-    accounts_equal_rentals
+    until_true 60 at_rest
 }
 
 passwords_are_taken_to_the_letter() {
