@@ -162,8 +162,11 @@ up() {
 
 down() {
     local ids
-    # By label, so that machines of an earlier, larger lab and plain workers go too; vagrant's own
-    # notes on them lie in .vagrant.
+    if [ -d .vagrant ] && command -v vagrant >/dev/null; then
+        # Its machines also stand in vagrant's own list (vagrant global-status).
+        vagrant destroy --force >/dev/null || say "vagrant destroy failed; going on without it"
+    fi
+    # By label: the plain workers, and what vagrant no longer knows of.
     ids=$(docker ps -aq --filter "label=$LABEL")
     if [ -n "$ids" ]; then
         # shellcheck disable=SC2086 # several ids

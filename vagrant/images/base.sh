@@ -7,8 +7,6 @@
 # image; elsewhere debootstrap makes one like it from the Debian mirror, in about a minute.
 set -euo pipefail
 
-readonly MIRROR="${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
-readonly SECURITY_MIRROR="${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}"
 readonly PULL_TIMEOUT_S="${PULL_TIMEOUT_S:-60}"
 
 die() {
@@ -22,6 +20,13 @@ as_root() {
     else
         sudo "$@"
     fi
+}
+
+# mirror security|main: the mirror that this machine's own apt uses; nothing where it has none.
+mirror() {
+    # shellcheck disable=SC2016 # apt's own placeholder
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | sort -u |
+        if [ "$1" = security ]; then grep -m 1 -- '-security/\?$'; else grep -m 1 -v -- '-security/\?$'; fi || true
 }
 
 # The settings that the official image has too: no services started by packages, no kept archives.
@@ -40,24 +45,28 @@ Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
 CLEAN
     as_root tee "$root/etc/apt/apt.conf.d/docker-no-languages" >/dev/null <<<'Acquire::Languages "none";'
-    as_root rm -f "$root/etc/apt/sources.list"
-    as_root tee "$root/etc/apt/sources.list.d/debian.sources" >/dev/null <<SOURCES
-Types: deb
-URIs: $MIRROR
-Suites: $suite $suite-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: $SECURITY_MIRROR
-Suites: $suite-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-SOURCES
+    write_sources "$root" "$suite"
     # What one machine must not share with another, and what only fills the image.
     as_root rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/archives/*.deb "$root"/var/log/bootstrap.log
     as_root rm -f "$root/etc/hostname" "$root/etc/resolv.conf" "$root/var/lib/dbus/machine-id"
     as_root truncate -s 0 "$root/etc/machine-id"
+}
+
+# What debootstrap leaves knows neither updates nor security.
+write_sources() {
+    local root=$1 suite=$2 main security
+    main=$(mirror main)
+    security=$(mirror security)
+    [ -n "$main" ] || return 0
+    as_root rm -f "$root/etc/apt/sources.list"
+    {
+        printf 'Types: deb\nURIs: %s\nSuites: %s %s-updates\nComponents: main\n' "$main" "$suite" "$suite"
+        printf 'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n'
+        if [ -n "$security" ]; then
+            printf '\nTypes: deb\nURIs: %s\nSuites: %s-security\nComponents: main\n' "$security" "$suite"
+            printf 'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n'
+        fi
+    } | as_root tee "$root/etc/apt/sources.list.d/debian.sources" >/dev/null
 }
 
 main() {
@@ -80,7 +89,8 @@ main() {
     command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
     work=$(mktemp -d)
     trap 'as_root rm -rf "$work"' EXIT
-    as_root debootstrap --variant=minbase --include=ca-certificates "$suite" "$work/root" "$MIRROR" \
+    # shellcheck disable=SC2046 # one word, or none: debootstrap's own choice
+    as_root debootstrap --variant=minbase --include=ca-certificates "$suite" "$work/root" $(mirror main) \
         >"$work/log" 2>&1 || {
         tail -n 20 "$work/log" >&2
         die "debootstrap $suite failed"
