@@ -228,3 +228,90 @@ async fn start_scheduler(
     scheduler.start().await?;
     Ok(scheduler)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ScheddSettings;
+    use orion_testkit::{PATIENCE, wait_until};
+
+    #[test]
+    fn a_schedule_has_six_fields() {
+        for good in ["* * * * * *", "*/5 * * * * *", "0 30 4 * * Mon"] {
+            assert!(is_schedule(good), "{good}");
+        }
+        for bad in [
+            "",
+            "* * * * *",
+            "*/2 * * * *",
+            "every second",
+            "61 * * * * *",
+            "* * * * * * *",
+        ] {
+            assert!(!is_schedule(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_job_has_one_slot_and_ticks_that_find_it_taken_are_counted() {
+        let book = JobBook::default();
+        assert!(book.begin(Job::Expire));
+        assert!(!book.begin(Job::Expire));
+        assert!(!book.begin(Job::Expire));
+        assert!(book.begin(Job::Cleanup));
+        book.end(
+            Job::Expire,
+            Duration::from_millis(7),
+            Ok(Counts::from([("expired", 2)])),
+        );
+        assert!(book.begin(Job::Expire));
+        let page = book.page(&ScheddSettings::default().cron, &Leader::default());
+        let ticks = &page["jobs"]["expire"]["ticks"];
+        assert_eq!(ticks["skipped"], 2);
+        assert_eq!(ticks["running"], true);
+        assert_eq!(ticks["last"]["counts"]["expired"], 2);
+        assert_eq!(ticks["last"]["took_ms"], 7);
+        assert_eq!(page["leads"], false);
+    }
+
+    #[test]
+    fn a_failure_is_kept_and_does_not_count_as_success() {
+        let book = JobBook::default();
+        for result in [Ok(Counts::new()), Err("the database is away".to_owned())] {
+            assert!(book.begin(Job::Cleanup));
+            book.end(Job::Cleanup, Duration::ZERO, result);
+        }
+        let entries = book.lock();
+        let entry = entries.get(&Job::Cleanup).unwrap();
+        assert_eq!(
+            entry.last.as_ref().unwrap().error.as_deref(),
+            Some("the database is away")
+        );
+        assert!(entry.last_success_at.unwrap() <= entry.last.as_ref().unwrap().ended_at);
+    }
+
+    #[tokio::test]
+    async fn the_ticker_ticks_every_job() {
+        let every_second = "* * * * * *".to_owned();
+        let settings = CronSettings {
+            expire: every_second.clone(),
+            reconcile: every_second.clone(),
+            cleanup: every_second.clone(),
+            health_check: every_second,
+        };
+        let (ticks, mut ticked) = mpsc::channel(WAITING);
+        let mut scheduler = start_scheduler(&settings, &ticks).await.unwrap();
+        let mut seen = Vec::new();
+        wait_until("each job has ticked twice", PATIENCE, || {
+            seen.extend(std::iter::from_fn(|| ticked.try_recv().ok()));
+            let twice = |job: &Job| seen.iter().filter(|is| *is == job).count() >= 2;
+            if Job::ALL.iter().all(twice) {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        })
+        .await;
+        scheduler.shutdown().await.unwrap();
+    }
+}

@@ -162,7 +162,11 @@ impl Prober {
             Dial::LoggedIn | Dial::Refused(_) if claim.client != claim.contact => {
                 self.dialler.dial(&claim.client, keys).await
             }
-            met => met,
+            Dial::LoggedIn
+            | Dial::Refused(_)
+            | Dial::OtherKey(_)
+            | Dial::FirstKey(_)
+            | Dial::NoAnswer(_) => met,
         }
     }
 
@@ -199,7 +203,7 @@ impl Prober {
                 self.store.refuse_address(node, claim, reason).await
             }
             Dial::FirstKey(key) => self.pin(node, key).await,
-            // Nobody there proves nothing, either way.
+            // Nobody there: the claim stays a claim.
             Dial::NoAnswer(reason) => self.store.refuse_address(node, claim, reason).await,
         }
     }

@@ -216,6 +216,6 @@ async fn a_configuration_that_names_what_is_not_there_exits_78() {
     plan.playbook_command = "/nonexistent/ansible-playbook".into();
     let status = bed.start(&plan).ended(PATIENCE).await;
     assert_eq!(status.code(), Some(78));
-    let mut exposed = DaemonBuilder::new("orion-schedd", "executor.plays = 1\n").start();
-    assert_eq!(exposed.ended(PATIENCE).await.code(), Some(78));
+    let mut misconfigured = DaemonBuilder::new("orion-schedd", "executor.plays = 1\n").start();
+    assert_eq!(misconfigured.ended(PATIENCE).await.code(), Some(78));
 }

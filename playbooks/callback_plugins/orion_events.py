@@ -32,13 +32,13 @@ MAX_LINE_BYTES = 32768
 # What ansible-core 2.14 to 2.19 and OpenSSH 9.2 to 10.0 print; the first match
 # wins, so the ones that name a cause stand before those that name a symptom.
 REASONS = (
-    ("timeout", r"failed to execute in the expected time frame|Timed out after \d+ second|waiting for privilege escalation"),
+    ("timeout", r"in the expected time frame|Timed out after \d+ second|waiting for privilege escalation"),
     ("host_key_mismatch", r"REMOTE HOST IDENTIFICATION HAS CHANGED"),
     ("host_key_unknown", r"Host key verification failed|host key is known for"),
     ("auth", r"Permission denied \(|Too many authentication failures"),
     ("sudo", r"Missing sudo password|sudo: |is not in the sudoers file"),
     ("python", r"interpreter .* was not found|need to set the interpreter|python3: not found"),
-    ("connect", r"Connection (?:refused|timed out|reset|closed)|No route to host|Network is unreachable|Could not resolve|Broken pipe"),
+    ("connect", r"Connection (?:refused|timed out|reset|closed)|No route|unreachable|Could not resolve|Broken pipe"),
 )
 
 # A crypt(3) hash must not get out through any text, whoever quoted it.

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: orion_account
 short_description: One remote step for one account of a rental
 description:
-  - Takes the worker's lock, compares the epoch with the highest one recorded there, acts, looks, and reports what it saw.
+  - Takes the worker's lock, compares the epoch with the highest one recorded there, acts, looks, and reports.
   - Any step may be repeated, come late, or be killed half-way; the next one of the highest epoch puts things right.
   - Never touches an account, group or home that is not of the managed UID.
 options:

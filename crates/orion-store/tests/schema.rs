@@ -140,6 +140,13 @@ const NONSENSE: &[&str] = &[
     "UPDATE runs SET state = 'claimed'",
     "UPDATE runs SET state = 'queued'",
     "UPDATE runs SET finished_at = NULL",
+    "UPDATE nodes SET contact_host = NULL",
+    "UPDATE nodes SET pending_client_host = 'x', pending_client_port = 1",
+    "UPDATE requests SET settled_at = NULL",
+    "UPDATE requests SET node_count = 0",
+    "UPDATE rentals SET leased_until = leased_from",
+    "UPDATE accounts SET epoch = 0",
+    "UPDATE runs SET outcome = NULL",
     "UPDATE installation SET id = 2",
 ];
 

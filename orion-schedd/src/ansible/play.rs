@@ -146,9 +146,6 @@ impl Ansible {
         if let Some(stderr) = child.stderr.take() {
             streams.spawn(output.clone().drain(stderr));
         }
-        if kind != RunKind::Provision {
-            give_way(leader);
-        }
         tracing::debug!(%kind, leader, mark = mark.value(), "a play starts");
         Ok(Running {
             child,
@@ -232,14 +229,5 @@ impl Running {
             }
             Err(error) => tracing::warn!(%error, "a play's events can't be read"),
         }
-    }
-}
-
-/// Cleaning and inspections leave the processor to provisioning, for which a client waits.
-fn give_way(leader: i32) {
-    const NICER: i32 = 5;
-    let pid = rustix::process::Pid::from_raw(leader);
-    if let Err(error) = rustix::process::setpriority_process(pid, NICER) {
-        tracing::debug!(%error, "a play keeps its priority");
     }
 }

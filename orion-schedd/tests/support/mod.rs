@@ -26,7 +26,7 @@ use orion_testkit::{
 };
 use serde_json::Value;
 
-pub const HASH: &str = "$6$saltsalt$hash./HASH";
+pub const HASH: &str = "$6$saltsalt$./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz./0123456789ABCDEFGHIJ";
 
 /// What a test works with.
 pub struct Bed {
@@ -96,9 +96,13 @@ impl Bed {
 
     /// The daemon, started and not waited for.
     pub fn start(&self, plan: &Plan) -> Daemon {
+        DaemonBuilder::new("orion-schedd", self.configuration(plan)).start()
+    }
+
+    pub fn configuration(&self, plan: &Plan) -> String {
         let runtime = self.runtime_dir(plan);
         std::fs::create_dir_all(&runtime).unwrap();
-        let config = format!(
+        format!(
             r#"
                 ops.listen = "127.0.0.1:0"
                 log.level = "debug,russh=info,tokio_cron_scheduler=info"
@@ -139,8 +143,7 @@ impl Bed {
             key = self.workers.pool_key().display(),
             connect_timeout_s = plan.connect_timeout_s,
             notify = self.notify_socket(plan).display(),
-        );
-        DaemonBuilder::new("orion-schedd", config).start()
+        )
     }
 
     pub fn runtime_dir(&self, plan: &Plan) -> PathBuf {

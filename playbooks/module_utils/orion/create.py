@@ -22,7 +22,7 @@ def create(job: Job) -> Verdict:
         refuse_shared_ids(job)
         refuse_taken_names(job)
         state.write(record)
-        ensure_groups(job)
+        ensure_client_group(job)
         ensure_user(job)
         ensure_home(job)
         ensure_password(job)
@@ -98,27 +98,31 @@ def refuse_other(job: Job, kind: str, found: int | None) -> None:
     raise Verdict("name_taken", f"the {kind} {job.name} is there already, with id {found}")
 
 
-def ensure_groups(job: Job) -> None:
-    """The account's own group, and the one that sshd's `Match` block names."""
+def ensure_client_group(job: Job) -> None:
+    """The group that sshd's `Match` block names."""
     if tables.gid_of(sshd.CLIENT_GROUP) is None:
         job.tool("groupadd", "--system", "--force", sshd.CLIENT_GROUP)
-    if tables.gid_of(job.name) is None:
-        job.tool("groupadd", "--gid", str(job.uid), job.name)
 
 
 def ensure_user(job: Job) -> None:
-    """The account, locked until it has its password; without subordinate ids."""
+    """The account with its own group, locked until it has its password; without subordinate ids."""
     if tables.uid_of(job.name) is None:
+        # --user-group makes the gid the uid where the range has room. A killed useradd may have left the group.
+        own_group = ("--user-group", "-K", f"GID_MAX={job.uid}")
+        if tables.gid_of(job.name) is not None:
+            own_group = ("--gid", str(job.uid))
         job.tool(
             "useradd",
-            *("--uid", str(job.uid), "--gid", str(job.uid), "--groups", sshd.CLIENT_GROUP),
+            *("--uid", str(job.uid), *own_group, "--groups", sshd.CLIENT_GROUP),
             *("--home-dir", home_of(job), "--no-create-home", "--shell", SHELL, "--no-log-init"),
             *("--comment", "Orion rental", "--expiredate", "", "--inactive", "-1"),
             *("-K", "PASS_MAX_DAYS=99999", "-K", "PASS_MIN_DAYS=0"),
             *("-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0"),
             job.name,
         )
-    elif not expected_groups(job):
+    elif tables.gid_of(job.name) is None:
+        job.tool("groupadd", "--gid", str(job.uid), job.name)
+    if not expected_groups(job):
         job.tool("usermod", "--groups", sshd.CLIENT_GROUP, job.name)
     drop_subordinate_ids(job)
 

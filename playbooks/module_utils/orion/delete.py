@@ -96,18 +96,20 @@ def stop_user_manager(job: Job) -> bool:
     if not os.path.isdir("/run/systemd/system") or not os.path.isdir(f"/run/user/{job.uid}"):
         return False
     units = [f"user@{job.uid}.service", f"user-runtime-dir@{job.uid}.service"]
-    try:
-        subprocess.run(
-            ["systemctl", "--no-ask-password", "stop", *units],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=TOOL_ENV,
-            timeout=min(5.0, job.deadline.left() / 2),
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return True
+    # Its manager was killed: without the second the unit would be listed as failed for ever.
+    for verb in ("stop", "reset-failed"):
+        try:
+            subprocess.run(
+                ["systemctl", "--no-ask-password", verb, *units],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=TOOL_ENV,
+                timeout=min(5.0, job.deadline.left() / 2),
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return True
     return True
 
 
@@ -122,7 +124,7 @@ def remove_files(job: Job, broom: files.Broom) -> None:
     for root in files.roots(files.SHARED):
         broom.sweep(root, deep=True)
     for kind, number in ipc_objects(job.uid):
-        job.tool("ipcrm", f"--{kind}-id", str(number), ok=(0, 1))
+        remove_ipc(job, kind, number)
 
 
 def remove_unfinished_home(job: Job, broom: files.Broom) -> None:
@@ -145,10 +147,30 @@ def ipc_objects(uid: int) -> list[tuple[str, int]]:
         except (OSError, ValueError):
             continue
         for line in lines:
-            row = dict(zip(head, line))
+            row = dict(zip(head, line, strict=False))
             if str(uid) in (row["uid"], row["cuid"]):
                 found.append((kind, int(line[1])))
     return found
+
+
+def remove_ipc(job: Job, kind: str, number: int) -> None:
+    """Remove one System V object as its owner: in a container root may have no right to. The proof comes later."""
+    try:
+        subprocess.run(
+            ["ipcrm", f"--{kind}-id", str(number)],
+            user=job.uid,
+            group=job.uid,
+            extra_groups=[],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=TOOL_ENV,
+            cwd="/",
+            timeout=2,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
 
 
 def remove_accounts(job: Job) -> None:

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from .job import Deadline
+from .job import Deadline, shown
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", "/var/lock", "/run/screen")
 """Where anybody may make files; looked through at every depth."""
@@ -123,12 +123,6 @@ class Broom:
         flat = f".orion-{self.uid}-{os.getpid()}-{self.removed}-{len(self._moved)}"
         os.rename(name, flat, src_dir_fd=parent, dst_dir_fd=top)
         self._moved.append(flat)
-
-
-def shown(path: str) -> str:
-    """The end of `path`, fit to be printed."""
-    plain = os.fsencode(path[-300:]).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else "?" for c in plain)
 
 
 def entries(fd: int, deadline: Deadline) -> Iterator[tuple[str, os.stat_result]]:

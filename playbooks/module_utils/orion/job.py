@@ -18,6 +18,12 @@ HASH = re.compile(r"\$6\$(?:rounds=[0-9]{4,9}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za
 TOOL_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 
+def shown(text: str) -> str:
+    """The end of a path or name that a client may have chosen, fit to be printed."""
+    plain = os.fsencode(text[-300:]).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else "?" for c in plain)
+
+
 class Verdict(Exception):
     """How the job ended; `outcome` is one of the words of the module's RETURN."""
 

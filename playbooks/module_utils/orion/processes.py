@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-from .job import TOOL_ENV, Deadline
+from .job import TOOL_ENV, Deadline, shown
 
 QUIET_SCANS = 3
 """So many scans in a row must find nothing: one can miss a process that forks meanwhile."""
@@ -73,7 +73,7 @@ def describe(pid: int) -> str:
     """`pid` and its program's name."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return f"process {pid} ({file.read().strip()[:40]})"
+            return f"process {pid} ({shown(file.read().strip()[:40])})"
     except OSError:
         return f"process {pid}"
 

@@ -110,11 +110,7 @@ def groups_listing(name: str) -> list[str]:
 
 def sub_ranges(path: str) -> list[tuple[str, int, int]]:
     """Owner, first id and number of ids for each line of /etc/subuid or /etc/subgid."""
-    return [
-        (row[0], int(row[1]), int(row[2]))
-        for row in rows(path, 3)
-        if row[1].isdecimal() and row[2].isdecimal()
-    ]
+    return [(row[0], int(row[1]), int(row[2])) for row in rows(path, 3) if row[1].isdecimal() and row[2].isdecimal()]
 
 
 def sub_range_holding(uid: int) -> str | None:

@@ -33,7 +33,7 @@ impl Case<'_> {
                 self.wait(*seconds);
                 Ok(())
             }
-            Event::Calm(seconds) => Box::pin(rest::round(self, *seconds)).await,
+            Event::Calm(seconds, play) => Box::pin(rest::round(self, *seconds, *play)).await,
         }
     }
 

@@ -12,7 +12,8 @@ const ROUNDS: u32 = 40;
 
 /// Everything that must still happen: nothing of it may be left.
 const UNREST: &str = "SELECT (SELECT COUNT(*) FROM runs WHERE state IN ('queued', 'claimed')) \
-     + (SELECT COUNT(*) FROM accounts WHERE state IN ('making', 'leaving')) \
+     + (SELECT COUNT(*) FROM accounts a JOIN nodes n ON n.id = a.node_id \
+        WHERE a.state IN ('making', 'leaving') AND n.forgotten_at IS NULL) \
      + (SELECT COUNT(*) FROM requests WHERE state = 'open') \
      + (SELECT COUNT(*) FROM rentals WHERE state IN ('provisioning', 'ending')) \
      + (SELECT COUNT(*) FROM nodes WHERE forgotten_at IS NULL AND availability IN ('joining', 'cleaning'))";
@@ -40,7 +41,10 @@ pub(crate) async fn reach(case: &Case<'_>) -> Result<(), String> {
     settle(case).await?;
     let left = case.shared().world.all();
     let held = case
-        .number("SELECT COUNT(*) FROM accounts WHERE state <> 'gone'")
+        .number(
+            "SELECT COUNT(*) FROM accounts a JOIN nodes n ON n.id = a.node_id \
+             WHERE a.state <> 'gone' AND n.forgotten_at IS NULL",
+        )
         .await?;
     let lost = case
         .number("SELECT COUNT(*) FROM nodes WHERE forgotten_at IS NULL AND availability NOT IN ('ready', 'quarantined')")
@@ -55,8 +59,12 @@ pub(crate) async fn reach(case: &Case<'_>) -> Result<(), String> {
 }
 
 async fn settle(case: &Case<'_>) -> Result<(), String> {
-    // Whoever held runs is dead; the claims expire. What apid was about to hash, it hashes now.
+    // Whoever held runs is dead; the claims expire. What apid was about to hash, it hashes now. Workers whose nodes were
+    // forgotten register anew.
     case.shared().held.clear();
+    for worker in 0..case.workers() {
+        case.register(worker, false).await?;
+    }
     for request in case.requests() {
         case.provision(&request).await?;
     }
@@ -64,7 +72,7 @@ async fn settle(case: &Case<'_>) -> Result<(), String> {
         if case.number(UNREST).await? == 0 {
             return Ok(());
         }
-        round(case, 65).await?;
+        round(case, 65, Play::Well).await?;
     }
     Err(format!(
         "no rest after {ROUNDS} rounds: {}",
@@ -72,8 +80,8 @@ async fn settle(case: &Case<'_>) -> Result<(), String> {
     ))
 }
 
-/// Everybody does what they should, once.
-pub(crate) async fn round(case: &Case<'_>, seconds: u32) -> Result<(), String> {
+/// Everybody does what they should, once; of the plays, the first does as told.
+pub(crate) async fn round(case: &Case<'_>, seconds: u32, first: Play) -> Result<(), String> {
     case.wait(seconds);
     everybody_at_home(case).await?;
     let store = case.store();
@@ -84,9 +92,11 @@ pub(crate) async fn round(case: &Case<'_>, seconds: u32) -> Result<(), String> {
     for kind in [RunKind::Provision, RunKind::Clean, RunKind::Inspect] {
         case.claim(&instance(3), kind, 100).await?;
     }
+    let mut play = first;
     while !case.shared().held.is_empty() {
-        case.play(0, Play::Well).await?;
+        case.play(0, play).await?;
         case.check().await?;
+        play = Play::Well;
     }
     Ok(())
 }

@@ -26,8 +26,8 @@ pub(crate) enum Event {
     },
     /// Seconds pass.
     Wait(u32),
-    /// Seconds pass in which everybody does what they should.
-    Calm(u32),
+    /// Seconds pass in which everybody does what they should, but for one play.
+    Calm(u32, Play),
 }
 
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (pick(), node()).prop_map(|(pick, node)| Event::Node(pick, node)),
         1 => (pick(), flag()).prop_map(|(worker, moved)| Event::Register { worker, moved }),
         4 => seconds.prop_map(Event::Wait),
-        5 => (1..8_u32).prop_map(Event::Calm),
+        8 => (1..8_u32, play()).prop_map(|(seconds, play)| Event::Calm(seconds, play)),
     ]
 }
 
@@ -170,8 +170,8 @@ fn executor() -> impl Strategy<Value = Executor> {
 fn play() -> impl Strategy<Value = Play> {
     prop_oneof![
         10 => Just(Play::Well),
-        2 => outcome().prop_map(Play::Unheard),
-        4 => outcome().prop_map(Play::Fails),
+        3 => outcome().prop_map(Play::Unheard),
+        6 => outcome().prop_map(Play::Fails),
         2 => Just(Play::Crashes),
         1 => Just(Play::Twice),
     ]

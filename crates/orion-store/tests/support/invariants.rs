@@ -53,10 +53,11 @@ const RULES: &[(&str, &str)] = &[
          (SELECT 1 FROM accounts a WHERE a.rental_id = r.id AND a.state <> 'gone')",
     ),
     (
-        // An account that an inspection found where none should be becomes a debt after the end.
+        // An account that an inspection found where none should be becomes a debt after the end; a debt on a node that
+        // was forgotten stays recorded.
         "an ended rental has no account from its life that is not gone",
-        "SELECT r.id, a.id FROM rentals r JOIN accounts a ON a.rental_id = r.id \
-         WHERE r.state = 'ended' AND a.state <> 'gone' AND a.state_since <= r.ended_at",
+        "SELECT r.id, a.id FROM rentals r JOIN accounts a ON a.rental_id = r.id JOIN nodes n ON n.id = a.node_id \
+         WHERE r.state = 'ended' AND a.state <> 'gone' AND a.state_since <= r.ended_at AND n.forgotten_at IS NULL",
     ),
     (
         "a ready node holds nothing",

@@ -1,0 +1,193 @@
+# shellcheck shell=bash
+# What the benchmarks stand on: workers in containers, a private MariaDB, real daemons, users with tokens. Everything is
+# ended and removed by `stage_end`, which runs at exit.
+#
+#   source bench/stage.sh; stage_begin WORKERS; …
+
+readonly SUITE=bookworm
+STAGE=''      # the directory of this run
+LABEL=''      # marks its containers
+API='' AGENTS='' APID_OPS='' SCHEDD_OPS=''
+PIDS=()       # mariadbd and the daemons
+TOKENS=()     # one per user
+
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+die() {
+    say "bench: $*"
+    exit 1
+}
+
+stage_begin() {
+    local workers=$1
+    STAGE=$(mktemp -d "${TMPDIR:-/tmp}/orion-bench.XXXXXX")
+    LABEL=orion.bench=${STAGE##*.}
+    trap stage_end EXIT
+    trap 'exit 130' INT TERM
+    say "building ..."
+    cargo build --quiet --release --locked -p orion-apid -p orion-schedd -p orion-agentd
+    make_image
+    start_mariadb
+    start_apid
+    start_schedd
+    start_workers "$workers"
+    wait_for "$workers nodes to be ready" 120 nodes_ready "$workers"
+}
+
+stage_end() {
+    local pid status=$?
+    trap - EXIT
+    if [ "$status" -ne 0 ] && [ -n "${ORION_BENCH_LOGS:-}" ]; then
+        tail -n 40 "$STAGE"/*.log >&2 || true
+    fi
+    docker ps -aq --filter "label=$LABEL" | xargs -r docker rm -f >/dev/null
+    for pid in "${PIDS[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    for pid in "${PIDS[@]}"; do
+        wait "$pid" 2>/dev/null || true
+    done
+    rm -rf "$STAGE"
+    exit "$status"
+}
+
+# wait_for WHAT SECONDS COMMAND...
+wait_for() {
+    local what=$1 until=$((SECONDS + $2))
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$until" ] || die "waited in vain for $what; with ORION_BENCH_LOGS=1 the logs are shown"
+        sleep 0.1
+    done
+}
+
+make_image() {
+    local context=$STAGE/image
+    vagrant/images/base.sh "$SUITE" >/dev/null
+    docker build --quiet --target plain --tag "orion-lab/plain:$SUITE" --label orion.lab=1 \
+        --build-arg "SUITE=$SUITE" vagrant/images >/dev/null
+    mkdir "$context"
+    cp bench/worker/Dockerfile packaging/lib/sshd-dropin "$context"
+    docker build --quiet --tag "orion-bench/worker:$SUITE" --label orion.lab=1 \
+        --build-arg "SUITE=$SUITE" "$context" >/dev/null
+}
+
+start_mariadb() {
+    local socket=$STAGE/mysqld.sock as_user=()
+    [ "$(id -u)" -ne 0 ] || as_user=(--user=root)
+    mariadb-install-db --no-defaults "${as_user[@]}" --datadir="$STAGE/db" --skip-test-db --skip-name-resolve \
+        --auth-root-authentication-method=normal >"$STAGE/install.log" 2>&1
+    # Durable, as in production.
+    mariadbd --no-defaults "${as_user[@]}" --datadir="$STAGE/db" --socket="$socket" --skip-networking \
+        --skip-name-resolve >"$STAGE/mariadbd.log" 2>&1 &
+    PIDS+=($!)
+    wait_for "mariadbd" 60 mariadb --no-defaults --socket="$socket" --user=root --execute 'SELECT 1'
+}
+
+database_settings() {
+    printf '[database]\nsocket = "%s/mysqld.sock"\nuser = "root"\n' "$STAGE"
+}
+
+# address LOG FIELD: the address that a daemon's log says it listens on
+address() {
+    sed -n "s/.*$2\":\"\([0-9.:]*\)\".*/\1/p" "$1" | tail -n 1
+}
+
+start_apid() {
+    local config=$STAGE/apid.toml log=$STAGE/apid.log gateway
+    gateway=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}')
+    cat >"$config" <<TOML
+$(database_settings)
+[listen]
+clients = "127.0.0.1:0"
+agents = "$gateway:0"
+[ops]
+listen = "127.0.0.1:0"
+[log]
+format = "json"
+[auth]
+jwt_keys_file = "$STAGE/secrets/jwt.keys"
+[rent]
+server_keys_file = "$STAGE/secrets/server.keys"
+max_active_per_user = 100
+[schedd]
+socket = "$STAGE/run/notify.sock"
+TOML
+    target/release/orion-apid --config "$config" init >"$STAGE/init.log" 2>&1
+    printf 'correct horse\n' | target/release/orion-apid --config "$config" create-admin boss >>"$STAGE/init.log" 2>&1
+    target/release/orion-apid --config "$config" 2>"$log" &
+    PIDS+=($!)
+    # shellcheck disable=SC2034 # for memory.sh
+    APID=$!
+    wait_for "orion-apid" 30 grep -q '"listener":"agents"' "$log"
+    API=http://$(sed -n 's/.*"listener":"clients","address":"\([^"]*\)".*/\1/p' "$log")
+    AGENTS=http://$(sed -n 's/.*"listener":"agents","address":"\([^"]*\)".*/\1/p' "$log")
+    APID_OPS=http://$(address "$log" '"ops')
+    wait_for "orion-apid to be ready" 30 curl -fsS "$APID_OPS/readyz"
+}
+
+start_schedd() {
+    local config=$STAGE/schedd.toml log=$STAGE/schedd.log
+    mkdir -m 0700 "$STAGE/run" "$STAGE/state"
+    cat >"$config" <<TOML
+$(database_settings)
+[ops]
+listen = "127.0.0.1:0"
+[log]
+format = "json"
+[executor]
+runtime_dir = "$STAGE/run"
+state_dir = "$STAGE/state"
+[ansible]
+playbooks_dir = "$PWD/playbooks"
+[ssh]
+pool_key_file = "$STAGE/secrets/pool_key"
+[notify]
+socket = "$STAGE/run/notify.sock"
+TOML
+    ssh-keygen -q -t ed25519 -N '' -f "$STAGE/secrets/pool_key"
+    target/release/orion-schedd --config "$config" 2>"$log" &
+    PIDS+=($!)
+    # shellcheck disable=SC2034 # for memory.sh
+    SCHEDD=$!
+    wait_for "orion-schedd" 30 grep -q '"ops"' "$log"
+    SCHEDD_OPS=http://$(address "$log" '"ops')
+    wait_for "orion-schedd to be ready" 30 curl -fsS "$SCHEDD_OPS/readyz"
+}
+
+start_workers() {
+    local number name
+    for ((number = 1; number <= $1; number++)); do
+        name=bench-${STAGE##*.}-$number
+        docker create --init --name "$name" --hostname "bench$number" --label "$LABEL" \
+            --env MY_HOST_PORT=22 --env "API_ENDPOINT=$AGENTS" \
+            --env "ORION_POOL_KEY=$(cat "$STAGE/secrets/pool_key.pub")" \
+            "orion-bench/worker:$SUITE" >/dev/null
+        docker cp target/release/orion-agentd "$name:/usr/sbin/orion-agentd" >/dev/null
+        docker start "$name" >/dev/null
+    done
+}
+
+containers() {
+    docker ps -q --filter "label=$LABEL"
+}
+
+nodes_ready() {
+    local ready
+    ready=$(mariadb --no-defaults --batch --skip-column-names --socket="$STAGE/mysqld.sock" --user=root orion --execute \
+        "SELECT COUNT(*) FROM nodes WHERE availability = 'ready' AND status = 'alive'")
+    [ "$ready" -eq "$1" ]
+}
+
+# users N: signs up N users and logs them in
+users() {
+    local number body
+    for ((number = 1; number <= $1; number++)); do
+        body=$(printf '{"username":"user%d","password":"correct horse"}' "$number")
+        curl -fsS -o /dev/null -H 'content-type: application/json' -d "$body" "$API/auth/signup"
+        TOKENS+=("$(curl -fsS -H 'content-type: application/json' -d "$body" "$API/auth/login" |
+            sed 's/.*"token":"\([^"]*\)".*/\1/')")
+    done
+}

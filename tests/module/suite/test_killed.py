@@ -1,0 +1,69 @@
+"""kill -9 at any act, then the same step again: it converges."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import unittest
+
+from support import MODULE, UNDER_SYSTEMD, WorkerTest, write
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def debian_version() -> str:
+    return platform.freedesktop_os_release()["VERSION_ID"]
+
+
+def run_killed(arguments: dict, act: int, mode: str) -> bool:
+    """Whether the module was killed, i.e. has that many acts."""
+    done = subprocess.run(
+        [sys.executable, f"{HERE}/killed.py", str(act), mode],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ORION_MODULE": MODULE},
+    )
+    assert done.returncode in (-9, 3), done
+    return done.returncode == -9
+
+
+@unittest.skipUnless(UNDER_SYSTEMD, "once for each Debian is enough")
+class Killed(WorkerTest):
+    def acts(self, least: int):
+        """The numbers of the acts, each with both ways to be killed, until there are no more."""
+        for mode, fewest in (("before", least), ("during", 2)):
+            for act in range(1, 200):
+                self.went_on = False
+                yield act, mode
+                if not self.went_on:
+                    self.assertGreater(act, fewest, f"only {act - 1} acts were seen, {mode}")
+                    break
+
+    def test_a_create_that_was_killed_anywhere_is_done_by_the_next_or_undone_by_a_delete(self):
+        # Every second act is followed by the one, the others by the other: here these, on the other Debian those.
+        turn = int(debian_version()) % 2
+        for act, mode in self.acts(least=12):
+            account = self.account()
+            with self.subTest(act=act, mode=mode):
+                self.went_on = run_killed(account.arguments("create", 1), act, mode)
+                if act % 2 == turn:
+                    self.assert_outcome(account.create(epoch=1), "present")
+                self.assert_outcome(account.delete(), "gone")
+                self.assert_gone(account)
+
+    def test_a_delete_that_was_killed_anywhere_is_done_by_the_next_one(self):
+        for act, mode in self.acts(least=8):
+            account = self.account()
+            with self.subTest(act=act, mode=mode):
+                account.create()
+                process = account.start("sleep", "1000")
+                write(f"/tmp/of-{account.name}", "x", account.uid)
+                self.went_on = run_killed(account.arguments("delete", 2), act, mode)
+                if account.record()["epoch"] == 2:
+                    self.assert_outcome(account.create(epoch=1), "stale_epoch")
+                self.assert_outcome(account.delete(), "gone")
+                self.assert_gone(account)
+                self.assertEqual(process.wait(5), -9)
