@@ -357,7 +357,11 @@ impl Tx {
         }
         let now = self.now;
         let settled = self
-            .change("UPDATE requests SET state = 'active', settled_at = ? WHERE id = ? AND state = 'open'", (now, request.0))
+            .change(
+                "UPDATE requests SET state = 'active', settled_at = ? \
+                 WHERE id = ? AND state = 'open' AND deadline_at > ?",
+                (now, request.0, now),
+            )
             .await?;
         if settled == 0 {
             return self.undo(request, UndoReason::Deadline).await;

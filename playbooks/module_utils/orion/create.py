@@ -69,7 +69,7 @@ def refuse_shared_ids(job: Job) -> None:
 
 
 def refuse_taken_names(job: Job) -> None:
-    """Refuse a name that means somebody else on this worker: as user, group, member or home."""
+    """Refuse a name that means somebody else on this worker: as user, group, member, sudoer or home."""
     refuse_other(job, "user", tables.uid_of(job.name))
     refuse_other(job, "group", tables.gid_of(job.name))
     for kind, name in (("user", tables.name_of(job.uid)), ("group", tables.group_name_of(job.uid))):
@@ -78,6 +78,9 @@ def refuse_taken_names(job: Job) -> None:
     listing = [g for g in tables.groups_listing(job.name) if g != sshd.CLIENT_GROUP]
     if listing:
         raise Verdict("name_taken", f"the group {listing[0]} lists {job.name} as a member")
+    rights = tables.sudoers_naming(job.name)
+    if rights:
+        raise Verdict("name_taken", f"{rights} has {job.name} in it")
     try:
         info = os.lstat(home_of(job))
     except FileNotFoundError:

@@ -20,7 +20,7 @@ TOOL_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 def shown(text: str) -> str:
     """The end of a path or name that a client may have chosen, fit to be printed."""
-    plain = os.fsencode(text[-300:]).decode("utf-8", "backslashreplace")
+    plain = os.fsencode(text[-200:]).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else "?" for c in plain)
 
 

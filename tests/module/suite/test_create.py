@@ -131,6 +131,15 @@ class NameTaken(WorkerTest):
             self.assertIn("taken3", read("/etc/group"))
             self.assert_untouched(self.account("taken3"), "name_taken", "sudo")
 
+    def test_by_rights_that_sudo_would_give(self):
+        path = "/etc/sudoers.d/test"
+        for line in ("taken6 ALL=(ALL) NOPASSWD: ALL", "User_Alias ADMINS = somebody,taken6"):
+            with self.subTest(line), kept(path):
+                write(path, f"# taken7\n%taken8 ALL=(ALL) ALL\n{line}\n")
+                self.assert_untouched(self.account("taken6"), "name_taken", path)
+                self.assert_outcome(self.account("taken7").create(), "present")
+                self.made.pop().delete()
+
     def test_by_a_home(self):
         os.mkdir("/home/taken4")
         self.addCleanup(os.rmdir, "/home/taken4")
