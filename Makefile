@@ -54,6 +54,11 @@ test: ## Everything CI needs, each stage timed
 	@.ci/need test
 	@.ci/stages
 
+.PHONY: test-lab
+test-lab: ## The account module on real systems, and the acceptance scripts in the lab
+	@.ci/need test
+	@.ci/stages module deb lab accept
+
 .PHONY: bench
 bench: ## Rents against a hand-written playbook
 	@.ci/need bench

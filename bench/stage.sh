@@ -33,7 +33,7 @@ stage_begin() {
     start_apid
     start_schedd
     start_workers "$workers"
-    wait_for "$workers nodes to be ready" 120 nodes_ready "$workers"
+    wait_for "$workers nodes to be ready" 300 nodes_ready "$workers"
 }
 
 stage_end() {
@@ -63,15 +63,25 @@ wait_for() {
     done
 }
 
+build_image() {
+    docker build --quiet --label orion.lab=1 --build-arg "SUITE=$SUITE" "$@" >/dev/null 2>"$STAGE/build.log" ||
+        die "docker build: $(cat "$STAGE/build.log")"
+}
+
 make_image() {
     local context=$STAGE/image
     vagrant/images/base.sh "$SUITE" >/dev/null
-    docker build --quiet --target plain --tag "orion-lab/plain:$SUITE" --label orion.lab=1 \
-        --build-arg "SUITE=$SUITE" vagrant/images >/dev/null
+    build_image --target plain --tag "orion-lab/plain:$SUITE" vagrant/images
     mkdir "$context"
     cp bench/worker/Dockerfile packaging/lib/sshd-dropin "$context"
-    docker build --quiet --tag "orion-bench/worker:$SUITE" --label orion.lab=1 \
-        --build-arg "SUITE=$SUITE" "$context" >/dev/null
+    build_image --tag "orion-bench/worker:$SUITE" "$context"
+}
+
+# This machine's address on the containers' network.
+bridge_address() {
+    local bridge
+    bridge=$(docker network inspect bridge --format '{{index .Options "com.docker.network.bridge.name"}}')
+    ip -4 -o address show dev "${bridge:-docker0}" | awk '{ sub("/.*", "", $4); print $4; exit }'
 }
 
 start_mariadb() {
@@ -97,7 +107,7 @@ address() {
 
 start_apid() {
     local config=$STAGE/apid.toml log=$STAGE/apid.log gateway
-    gateway=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}')
+    gateway=$(bridge_address)
     cat >"$config" <<TOML
 $(database_settings)
 [listen]

@@ -7,7 +7,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
-readonly READY_S=120
+readonly READY_S=300
 # shellcheck source=/dev/null
 source "$root/.lab/env"
 

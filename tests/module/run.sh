@@ -77,13 +77,11 @@ main() {
     done
     # All at once: they mostly wait for disks and for each other's locks, not for a processor.
     for name in "${names[@]}"; do
-        suite "${name%-*}" "${name#*-}" "$first" "$@" >"$out/$name.log" 2>&1 &
+        suite "${name%-*}" "${name#*-}" "$first" "$@" 2>&1 | tee "$out/$name.log" | sed -u "s/^/$name: /" &
         first=$((first + 10000))
     done
     wait
     for name in "${names[@]}"; do
-        echo "== Debian ${name%-*}, ${name#*-}"
-        cat "$out/$name.log"
         numbers=$(summed "$out/$name.log")
         passed=$((passed + ${numbers%% *}))
         failed=$((failed + ${numbers##* }))

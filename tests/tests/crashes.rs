@@ -148,7 +148,7 @@ async fn a_schedd_that_is_killed_in_the_middle_finishes_when_it_is_back() {
     })
     .await;
     let alice = cluster.user("alice").await;
-    for pause_ms in [0, 100, 300, 450] {
+    for pause_ms in [100, 450] {
         let call = rent_in_the_middle(&cluster, &alice).await;
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         cluster.schedd.kill();
@@ -177,7 +177,7 @@ async fn a_schedd_that_is_killed_while_it_cleans_finishes_when_it_is_back() {
     for worker in cluster.workers.all() {
         worker.behave(Some(Op::Delete), Act::Delay(CREATE_MS), None);
     }
-    for pause_ms in [0, 100, 300, 450] {
+    for pause_ms in [50, 300] {
         let machines = alice
             .post("/api/rent", &rent_of(3))
             .await

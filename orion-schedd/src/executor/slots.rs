@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::config::ExecutorSettings;
 
 /// While a play of a kind runs, the next one of that kind waits so long after that one's start, so that what comes
-/// meanwhile leaves with it: about as long as Ansible takes to start here, for which a second play would compete.
-pub(super) const GATHER: Duration = Duration::from_millis(400);
+/// meanwhile leaves with it: a play's start alone costs 0.9 s of CPU here, each of its hosts 0.25 s.
+pub(super) const GATHER: Duration = Duration::from_millis(250);
 /// After plays without any result the next one waits twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

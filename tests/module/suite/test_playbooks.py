@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import unittest
 
-from support import HASH, PLAYBOOKS, UID_BASE, UNDER_SYSTEMD, WorkerTest, read, wait_until, write
+from support import HASH, LIMIT_S, PLAYBOOKS, UID_BASE, UNDER_SYSTEMD, WorkerTest, read, wait_until, write
 
 CONFIG = """[defaults]
 library = {playbooks}/library
@@ -17,6 +17,7 @@ stdout_callback = default
 private_key_file = {play}/key
 interpreter_python = /usr/bin/python3
 local_tmp = {play}/tmp
+timeout = 60
 nocolor = True
 [ssh_connection]
 pipelining = True
@@ -54,7 +55,7 @@ class Play:
         self, playbook: str, arguments: dict, hosts: tuple[str, ...] = ("node-1",), **more: object
     ) -> subprocess.Popen:
         """Start the playbook with -v."""
-        inventory = {"all": {"vars": {"orion_host_timeout_s": 20} | more, "hosts": {}}}
+        inventory = {"all": {"vars": {"orion_host_timeout_s": 3 * LIMIT_S} | more, "hosts": {}}}
         for host in hosts:
             inventory["all"]["hosts"][host] = {
                 "ansible_host": "127.0.0.1",
@@ -91,11 +92,11 @@ class Playbooks(WorkerTest):
         self.assertEqual((start["event"], start["host"], end), ("start", "node-1", {"event": "end"}))
         self.assertEqual((event["event"], event["host"], event["outcome"]), ("ok", "node-1", "present"), event)
         self.assertEqual(event["evidence"]["uid"], account.uid)
-        _, event, _ = play.run("health_check.yml", {"uid_base": UID_BASE, "limit_s": 15})
+        _, event, _ = play.run("health_check.yml", {"uid_base": UID_BASE, "limit_s": LIMIT_S})
         self.assertEqual((event["event"], event["outcome"]), ("ok", "dirty"))
         _, event, _ = play.run("delete_user.yml", account.arguments("delete", 2))
         self.assertEqual((event["event"], event["outcome"]), ("ok", "gone"))
-        _, event, _ = play.run("health_check.yml", {"uid_base": UID_BASE, "limit_s": 15})
+        _, event, _ = play.run("health_check.yml", {"uid_base": UID_BASE, "limit_s": LIMIT_S})
         self.assertEqual((event["event"], event["outcome"]), ("ok", "clean"))
 
     def test_a_failure_keeps_its_outcome_detail_and_evidence(self):
@@ -141,10 +142,10 @@ class Playbooks(WorkerTest):
 
     def test_events_are_there_at_once_and_whole_after_a_kill(self):
         play, account = Play(self), self.account()
-        book = play.stub("import time; time.sleep(5)")
+        book = play.stub("import time; time.sleep(60)")
         process = play.start(book, account.arguments("create", 1))
         events = f"{play.dir}/events.jsonl"
-        wait_until(lambda: os.path.exists(events) and read(events).endswith("\n"), "the first event", 30)
+        wait_until(lambda: os.path.exists(events) and read(events).endswith("\n"), "the first event")
         self.assertIsNone(process.poll())
         process.kill()
         process.communicate()
@@ -167,5 +168,5 @@ class Playbooks(WorkerTest):
         self.addCleanup(lock.wait)
         self.addCleanup(lock.kill)
         self.addCleanup(subprocess.run, ["pkill", "-P", str(lock.pid)], check=False)
-        _, event, _ = play.run("delete_user.yml", account.arguments("delete", 2, limit_s=60), orion_host_timeout_s=6)
+        _, event, _ = play.run("delete_user.yml", account.arguments("delete", 2, limit_s=300), orion_host_timeout_s=15)
         self.assertEqual((event["event"], event["outcome"], event["reason"]), ("failed", None, "timeout"))
