@@ -1,10 +1,13 @@
 //! Bodies of requests and replies. The first rows of the contract are bit-compatible: fields may be added, never lost.
 
-use crate::ids::{NodeId, RentalId, RunId, Uid, UserId};
+use crate::ids::{JoinTokenId, NodeId, RentalId, RunId, Uid, UserId};
+use crate::keys::PublicKey;
+use crate::names::HostName;
 use crate::states::{
     AccountState, Availability, EndReason, NodeStatus, RentalState, RunKind, RunOutcome, RunState,
 };
 use crate::time::UtcTime;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -174,6 +177,39 @@ pub struct RunView {
     pub finished_at: Option<UtcTime>,
 }
 
+/// One element of `GET /api/join-tokens`. For administrators.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinTokenView {
+    /// The token.
+    pub join_token_id: JoinTokenId,
+    /// How many nodes it lets in altogether.
+    pub uses: u32,
+    /// How many of them are still to come.
+    pub uses_left: u32,
+    /// The networks that a node's addresses must lie in; empty for no such bound.
+    pub networks: Vec<IpNet>,
+    /// The host names it lets in; empty for any.
+    pub hostnames: Vec<HostName>,
+    /// Who made it.
+    pub created_by: UserId,
+    /// UTC.
+    pub created_at: UtcTime,
+    /// UTC.
+    pub expires_at: UtcTime,
+    /// UTC; null unless an administrator revoked it.
+    pub revoked_at: Option<UtcTime>,
+}
+
+/// Reply of `POST /api/join-tokens`.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewJoinToken {
+    /// What the worker is given: here and nowhere else.
+    pub join_line: String,
+    /// The token without its secret.
+    #[serde(flatten)]
+    pub token: JoinTokenView,
+}
+
 /// Body of `POST /api/workers/register`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RegisterRequest {
@@ -215,6 +251,23 @@ pub struct RegisterReply {
     pub node_id: NodeId,
     /// Seconds until the first beat.
     pub next_beat_s: u32,
+    /// What every signed answer tells.
+    #[serde(flatten)]
+    pub trust: Trust,
+}
+
+/// What the control plane tells an agent about itself. Of use only in a signed answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// The keys that sign answers, the current one first: from now on the only ones to believe.
+    #[serde(default)]
+    pub signing_keys: Vec<PublicKey>,
+    /// The pool's SSH public keys, `type base64`, the newest first: from now on the only ones that `orion-node` lets in.
+    #[serde(default)]
+    pub pool_keys: Vec<String>,
+    /// What is seen of the node; absent from answers to older requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<NodeStatus>,
 }
 
 /// Body of `POST /api/workers/beat`.
@@ -226,6 +279,9 @@ pub struct BeatRequest {
     pub boot_id: String,
     /// The agent's version.
     pub agent: String,
+    /// The first of the control plane's keys that the agent believes; absent where it believes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<PublicKey>,
     /// What the worker's records say.
     #[serde(default)]
     pub accounts: Vec<ReportedAccount>,
@@ -247,10 +303,13 @@ pub struct ReportedAccount {
 pub struct BeatReply {
     /// Seconds until the next beat.
     pub next_beat_s: u32,
-    /// Countdowns; empty until beats are signed.
+    /// Countdowns.
     pub accounts: Vec<Countdown>,
-    /// Accounts to lock now; empty until beats are signed.
+    /// Accounts to lock now.
     pub end: Vec<Uid>,
+    /// What every signed answer tells.
+    #[serde(flatten)]
+    pub trust: Trust,
 }
 
 /// How long an account still has.

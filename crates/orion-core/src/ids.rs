@@ -52,6 +52,10 @@ id!(
     /// One durable piece of Ansible work on one node.
     RunId
 );
+id!(
+    /// An administrator's permission for workers to join.
+    JoinTokenId
+);
 
 /// The Unix user id of a rental's account, the same on every node the rental ever had; the group id is equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -175,8 +175,22 @@ impl fmt::Debug for Password {
 
 /// A worker's host name: RFC 1123 labels in lower case, at most 253 bytes. Data only: it never reaches an inventory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
+
+impl TryFrom<String> for HostName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<HostName> for String {
+    fn from(name: HostName) -> Self {
+        name.0
+    }
+}
 
 impl HostName {
     /// Capitals are folded; the error is a sentence for the client.

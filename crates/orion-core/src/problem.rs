@@ -45,6 +45,16 @@ codes!(
     TokenExpired = "token_expired", 401, "The token has expired";
     /// Unknown user or wrong password, on purpose the same.
     LoginFailed = "login_failed", 401, "The name or the password is wrong";
+    /// An agent's request that must be signed is not.
+    SignatureMissing = "signature_missing", 401, "The request must be signed";
+    /// A signature, or what it covers, is not what it must be.
+    SignatureInvalid = "signature_invalid", 401, "The signature is not valid";
+    /// The node has another key than the one that signed.
+    NodeKeyMismatch = "node_key_mismatch", 401, "The request is not signed by its node";
+    /// The counter of a signed request was used before; `counter` says the highest one so far.
+    CounterUsed = "counter_used", 401, "The counter was used before";
+    /// A registration of a new worker without a join token that is good for it.
+    JoinTokenRefused = "join_token_refused", 401, "The join token lets nobody in";
     /// The right is missing.
     Forbidden = "forbidden", 403, "Not allowed";
     /// `dev.allow_reset` is not set.
@@ -65,6 +75,8 @@ codes!(
     NameTaken = "name_taken", 409, "The name exists on the nodes already";
     /// A live node has that host name and another host key.
     HostnameTaken = "hostname_taken", 409, "The host name belongs to another node";
+    /// The node's SSH host keys are not the pinned ones any more; it is quarantined.
+    HostKeyChanged = "host_key_changed", 409, "The SSH host keys changed";
     /// Another node has that SSH host key.
     HostKeyTaken = "host_key_taken", 409, "The host key belongs to another node";
     /// The idempotency key was used with another body.
@@ -124,6 +136,9 @@ pub struct Problem {
     /// With `no_free_node`: how many are free now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free: Option<u64>,
+    /// With `counter_used`: the highest counter so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<u64>,
 }
 
 impl Problem {
@@ -142,6 +157,7 @@ impl Problem {
             request_id: request_id.into(),
             errors: Vec::new(),
             free: None,
+            counter: None,
         }
     }
 }

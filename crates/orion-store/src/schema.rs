@@ -37,6 +37,10 @@ const STEPS: &[Step] = &[
     step!(9, "0009_runs", 1),
     step!(10, "0010_events", 1),
     step!(11, "0011_leader", 1),
+    step!(12, "0012_nodes_agent_key", 1),
+    step!(13, "0013_beats_counter", 1),
+    step!(14, "0014_join_tokens", 1),
+    step!(15, "0015_pool_keys", 1),
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (
