@@ -2,4 +2,4 @@
 -- that the agent believes.
 ALTER TABLE beats
     ADD COLUMN IF NOT EXISTS counter BIGINT UNSIGNED NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS signing_key CHAR(43) CHARACTER SET ascii COLLATE ascii_bin NULL;
+    ADD COLUMN IF NOT EXISTS signing_key VARCHAR(43) CHARACTER SET ascii COLLATE ascii_bin NULL;

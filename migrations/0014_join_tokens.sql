@@ -2,7 +2,7 @@
 -- lists, empty for no bound.
 CREATE TABLE IF NOT EXISTS join_tokens (
     id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    public_key CHAR(43) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    public_key VARCHAR(43) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     uses INT UNSIGNED NOT NULL,
     uses_left INT UNSIGNED NOT NULL,
     networks TEXT CHARACTER SET ascii COLLATE ascii_bin NOT NULL,

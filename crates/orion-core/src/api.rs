@@ -83,6 +83,8 @@ pub struct NodeView {
     pub availability_reason: Option<String>,
     /// No new rentals.
     pub draining: bool,
+    /// An administrator has yet to let it in.
+    pub awaits_approval: bool,
     /// An account on it is not gone.
     pub allocated: bool,
     /// Its rental; null where there is none, and for somebody else's unless the caller is an administrator.
@@ -231,6 +233,9 @@ pub struct RegisterRequest {
     /// Changes with each boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
+    /// The first of the control plane's keys that the agent believes; absent where it believes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<PublicKey>,
 }
 
 /// An address for the control plane.

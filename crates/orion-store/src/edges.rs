@@ -181,7 +181,8 @@ impl Tx {
             .change(
                 "INSERT INTO runs (kind, node_id, epoch, state, created_at) \
                  SELECT 'inspect', id, 0, 'queued', ? FROM nodes \
-                 WHERE id = ? AND availability = 'joining' AND forgotten_at IS NULL ON DUPLICATE KEY UPDATE id = runs.id",
+                 WHERE id = ? AND availability = 'joining' AND forgotten_at IS NULL AND awaits_approval = FALSE \
+                 ON DUPLICATE KEY UPDATE id = runs.id",
                 (now, node.0),
             )
             .await?;

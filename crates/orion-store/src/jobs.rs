@@ -185,7 +185,7 @@ impl Store {
         let now = self.now().await?.0;
         let joining: Vec<u64> = bounded(async {
             let sql = "SELECT n.id FROM nodes n WHERE n.availability = 'joining' AND n.forgotten_at IS NULL \
-                 AND n.contact_host IS NOT NULL AND n.status = 'alive' \
+                 AND n.contact_host IS NOT NULL AND n.status = 'alive' AND n.awaits_approval = FALSE \
                  AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.held_node = n.id) \
                  AND NOT EXISTS (SELECT 1 FROM runs u WHERE u.open_for = CONCAT('inspect ', n.id)) \
                  AND IFNULL((SELECT MAX(u.finished_at) FROM runs u WHERE u.node_id = n.id AND u.kind = 'inspect') \

@@ -6,13 +6,16 @@
 //! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs. Whatever touches a
 //! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
 
+mod beats;
 pub mod bootstrap;
 mod edges;
 mod error;
 mod jobs;
+mod join_tokens;
 mod leader;
 mod nodes;
 mod pool;
+mod pool_keys;
 mod probes;
 mod record;
 mod register;
@@ -25,14 +28,16 @@ mod schema;
 mod tx;
 mod users;
 
+pub use beats::{Beat, BeatOutcome, BeatsRecorded};
 pub use error::StoreError;
 pub use jobs::Reconciled;
+pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};
 pub use leader::InstanceId;
-pub use nodes::{Beat, Forget, Unquarantine};
+pub use nodes::{Approval, Forget, Unquarantine};
 pub use pool::{DatabaseSettings, Store};
 pub use probes::{AddressClaim, ProbeResult, ProbeTarget};
 pub use record::{Recorded, RunReport};
-pub use register::{Registered, Registration};
+pub use register::{Admission, Registered, Registration, SignedBy};
 pub use rent::{
     IdempotencyKey, KnownRequest, OpenedRequest, RentDecision, RentOrder, RequestRental,
     RequestView,

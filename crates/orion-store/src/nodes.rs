@@ -1,4 +1,4 @@
-//! Nodes as clients and administrators see them, their beats, and the administrators' edges.
+//! Nodes as clients and administrators see them, and the administrators' edges.
 
 use crate::row::{address, column, instant, instant_or_null, word};
 use crate::tx::{Finish, Tx, bounded, unit};
@@ -7,18 +7,6 @@ use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 use orion_core::api::{LeaseView, NodeView};
 use orion_core::{Availability, NodeId, RentalId, RentalState, UserId};
-use std::collections::HashSet;
-
-/// An agent's sign of life.
-#[derive(Debug, Clone)]
-pub struct Beat {
-    /// Whose.
-    pub node: NodeId,
-    /// Changes with each boot.
-    pub boot_id: String,
-    /// The agent's version.
-    pub agent: String,
-}
 
 /// What became of forgetting a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +30,19 @@ pub enum Unquarantine {
     WrongState(Availability),
 }
 
+/// What became of an approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval {
+    /// The control plane dials it from now on.
+    Done,
+    /// No such node.
+    NotFound,
+    /// It does not wait for one.
+    NotAwaited,
+}
+
 const SELECT: &str = "SELECT n.id, n.hostname, n.client_host, n.client_port, n.status, n.status_reason, n.status_since, \
-     n.last_checked_at, n.availability, n.availability_reason, n.draining, a.id IS NOT NULL AS allocated, \
+     n.last_checked_at, n.availability, n.availability_reason, n.draining, n.awaits_approval, a.id IS NOT NULL AS allocated, \
      r.id AS rental_id, r.user_id, r.leased_from, r.leased_until, r.state \
      FROM nodes n LEFT JOIN accounts a ON a.held_node = n.id \
      LEFT JOIN rentals r ON r.id = a.rental_id AND (? IS NULL OR r.user_id = ?) \
@@ -82,58 +81,6 @@ impl Store {
             row.map(|row| node_view(scope, row)).transpose()
         })
         .await
-    }
-
-    /// Records beats, all in one statement, and tells which nodes are known.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn beat_many(&self, beats: &[Beat]) -> Result<HashSet<NodeId>, StoreError> {
-        if beats.is_empty() {
-            return Ok(HashSet::new());
-        }
-        unit!(self, |tx| {
-            let places = vec!["?"; beats.len()].join(", ");
-            let ids: Vec<mysql_async::Value> =
-                beats.iter().map(|beat| beat.node.0.into()).collect();
-            let rows = tx
-                .rows(
-                    &format!(
-                        "SELECT id FROM nodes WHERE forgotten_at IS NULL AND id IN ({places})"
-                    ),
-                    ids,
-                )
-                .await?;
-            let known: HashSet<NodeId> = rows
-                .into_iter()
-                .map(|mut row| Ok(NodeId(column(&mut row, "id")?)))
-                .collect::<Result<_, StoreError>>()?;
-            let mut values = Vec::new();
-            // By id, so that two replicas' batches don't wait for each other in a circle.
-            let mut sorted: Vec<&Beat> = beats
-                .iter()
-                .filter(|beat| known.contains(&beat.node))
-                .collect();
-            sorted.sort_unstable_by_key(|beat| beat.node);
-            for beat in sorted {
-                values.push(mysql_async::Value::from(beat.node.0));
-                values.push(tx.now.into());
-                values.push(beat.boot_id.as_str().into());
-                values.push(beat.agent.as_str().into());
-            }
-            if !values.is_empty() {
-                let places = vec!["(?, ?, ?, ?)"; values.len() / 4].join(", ");
-                tx.change(
-                    &format!(
-                        "INSERT INTO beats (node_id, beat_at, boot_id, agent) VALUES {places} ON DUPLICATE KEY UPDATE \
-                         beat_at = VALUES(beat_at), boot_id = VALUES(boot_id), agent = VALUES(agent)"
-                    ),
-                    values,
-                )
-                .await?;
-            }
-            Finish::Commit(known)
-        })
     }
 
     /// Forgets a node that holds nothing, or one that is out of service (dead or quarantined) with its debt: that stays
@@ -207,6 +154,34 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Lets a node in that registered in mode `approve`: it is dialled and inspected like any other.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn approve_node(&self, id: NodeId) -> Result<Approval, StoreError> {
+        unit!(self, |tx| {
+            let known = tx
+                .number(
+                    "SELECT COUNT(*) FROM nodes WHERE id = ? AND forgotten_at IS NULL",
+                    (id.0,),
+                )
+                .await?;
+            if known == 0 {
+                return Ok(Approval::NotFound);
+            }
+            let sql =
+                "UPDATE nodes SET awaits_approval = FALSE WHERE id = ? AND awaits_approval = TRUE";
+            if tx.change(sql, (id.0,)).await? == 0 {
+                return Ok(Approval::NotAwaited);
+            }
+            tx.event("node_approved", id.into(), None).await?;
+            tx.queue_inspection(id).await?;
+            Finish::Commit(Approval::Done)
+        })
+    }
+}
+
 impl Tx {
     async fn rental_on(&mut self, node: NodeId) -> Result<Option<RentalId>, StoreError> {
         let found = self
@@ -272,6 +247,7 @@ fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
         availability_reason: column::<Option<String>>(&mut row, "availability_reason")?
             .filter(|_| scope == Scope::All),
         draining: column(&mut row, "draining")?,
+        awaits_approval: column(&mut row, "awaits_approval")?,
         allocated: column(&mut row, "allocated")?,
         lease,
     })

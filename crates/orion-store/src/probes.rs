@@ -19,6 +19,8 @@ pub struct ProbeTarget {
     pub pending: Option<AddressClaim>,
     /// The pinned SSH host keys, `type base64`; empty until the first dial.
     pub host_keys: Vec<String>,
+    /// Which of the pool's keys the last login used.
+    pub login_key: Option<String>,
     /// What may be done with it.
     pub availability: Availability,
     /// What is seen of it.
@@ -54,7 +56,7 @@ const DEAD_AFTER_S: u32 = 10;
 const BEAT_GRACE_S: u32 = 20;
 
 impl Store {
-    /// Every node that can be dialled.
+    /// Every node that may be dialled: one that awaits approval is not.
     ///
     /// # Errors
     /// When the database is away.
@@ -65,8 +67,8 @@ impl Store {
                 .await?
                 .query(
                     "SELECT n.id, n.contact_host, n.contact_port, n.pending_contact_host, n.pending_contact_port, n.pending_client_host, n.pending_client_port, \
-                     n.availability, n.status, (SELECT GROUP_CONCAT(k.host_key SEPARATOR '\n') FROM host_keys k \
-                     WHERE k.node_id = n.id) AS host_keys FROM nodes n WHERE n.forgotten_at IS NULL ORDER BY n.id",
+                     n.availability, n.status, n.login_key, (SELECT GROUP_CONCAT(k.host_key SEPARATOR '\n') FROM host_keys k \
+                     WHERE k.node_id = n.id) AS host_keys FROM nodes n WHERE n.forgotten_at IS NULL AND n.awaits_approval = FALSE ORDER BY n.id",
                 )
                 .await?;
             rows.into_iter()
@@ -79,6 +81,7 @@ impl Store {
                         contact: address(&mut row, "contact_host", "contact_port")?,
                         pending: contact_claim.zip(client_claim).map(|(contact, client)| AddressClaim { contact, client }),
                         host_keys: keys.map(|keys| keys.lines().map(str::to_owned).collect()).unwrap_or_default(),
+                        login_key: column(&mut row, "login_key")?,
                         availability: word(&mut row, "availability")?,
                         status: word(&mut row, "status")?,
                     })

@@ -303,7 +303,7 @@ impl Tx {
     }
 
     /// `any -> quarantined`; what is owed there is still paid.
-    pub(super) async fn quarantine(
+    pub(crate) async fn quarantine(
         &mut self,
         node: NodeId,
         reason: &str,

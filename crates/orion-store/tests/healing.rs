@@ -331,8 +331,11 @@ async fn a_claim_needs_the_pinned_key_at_both_its_addresses() {
         contact: address(22_001),
         host_keys: &[],
         agent: None,
+        boot_id: None,
+        signed: None,
+        signing_key: None,
     };
-    bed.store.register(&evil).await.unwrap();
+    bed.store.register(&evil, Admission::Open).await.unwrap();
     let told = bed.store.node(Scope::All, nodes[0]).await.unwrap().unwrap();
     assert_eq!(told.ssh_port, 22_001, "clients are told the proven address");
     let half = bed

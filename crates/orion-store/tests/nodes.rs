@@ -68,16 +68,22 @@ async fn a_stranger_with_a_live_nodes_name_is_refused() {
         contact: address(2202),
         host_keys: &keys,
         agent: None,
+        boot_id: None,
+        signed: None,
+        signing_key: None,
     };
     assert_eq!(
-        bed.store.register(&stranger).await.unwrap(),
+        bed.store
+            .register(&stranger, Admission::Open)
+            .await
+            .unwrap(),
         Registered::HostnameTaken
     );
     let none = Registration {
         host_keys: &[],
         ..stranger
     };
-    let registered = bed.store.register(&none).await.unwrap();
+    let registered = bed.store.register(&none, Admission::Open).await.unwrap();
     assert!(
         matches!(registered, Registered::Updated(_)),
         "without a key it is only a claim: {registered:?}"
@@ -97,9 +103,12 @@ async fn a_worker_with_another_nodes_key_is_refused() {
         contact: address(2202),
         host_keys: &keys,
         agent: None,
+        boot_id: None,
+        signed: None,
+        signing_key: None,
     };
     assert_eq!(
-        bed.store.register(&clone).await.unwrap(),
+        bed.store.register(&clone, Admission::Open).await.unwrap(),
         Registered::HostKeyTaken
     );
     assert_eq!(bed.one("SELECT COUNT(*) FROM nodes"), "1");
@@ -255,8 +264,12 @@ async fn a_node_without_keys_is_pinned_at_the_first_dial_and_only_then() {
         contact: address(2201),
         host_keys: &[],
         agent: None,
+        boot_id: None,
+        signed: None,
+        signing_key: None,
     };
-    let Registered::Created(node) = bed.store.register(&bare).await.unwrap() else {
+    let Registered::Created(node) = bed.store.register(&bare, Admission::Open).await.unwrap()
+    else {
         panic!()
     };
     assert!(
@@ -354,6 +367,8 @@ async fn a_node_that_beats_is_not_dead() {
         node: nodes[0],
         boot_id: "b".to_owned(),
         agent: "0.1.0".to_owned(),
+        signed: None,
+        signing_key: None,
     };
     for second in [0, 15, 30, 45] {
         bed.later(second)
@@ -406,6 +421,8 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
         node,
         boot_id: boot.to_owned(),
         agent: "0.1.0".to_owned(),
+        signed: None,
+        signing_key: None,
     };
     let beats = [
         beat(nodes[0], "a"),
@@ -413,8 +430,12 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
         beat(nodes[2], "c"),
         beat(NodeId(999), "d"),
     ];
-    let known = bed.store.beat_many(&beats).await.unwrap();
-    assert_eq!(known, nodes[..2].iter().copied().collect());
+    let recorded = bed.store.beat_many(&beats).await.unwrap();
+    let counts = BeatOutcome::Recorded {
+        status: NodeStatus::Alive,
+    };
+    let expected = [counts, counts, BeatOutcome::Unknown, BeatOutcome::Unknown];
+    assert_eq!(recorded.outcomes, expected);
     bed.later(5)
         .beat_many(&[beat(nodes[0], "a2")])
         .await
@@ -427,7 +448,7 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
         "a2"
     );
     assert_eq!(bed.one("SELECT COUNT(*) FROM beats"), "2");
-    assert!(bed.store.beat_many(&[]).await.unwrap().is_empty());
+    assert!(bed.store.beat_many(&[]).await.unwrap().outcomes.is_empty());
 }
 
 #[tokio::test]
@@ -437,14 +458,17 @@ async fn the_same_node_twice_in_one_batch_of_beats_is_no_error() {
         node: nodes[0],
         boot_id: boot.to_owned(),
         agent: "0.1.0".to_owned(),
+        signed: None,
+        signing_key: None,
     };
     assert_eq!(
         bed.store
             .beat_many(&[beat("a"), beat("b")])
             .await
             .unwrap()
+            .outcomes
             .len(),
-        1
+        2
     );
     assert_eq!(bed.one("SELECT boot_id FROM beats"), "b");
 }

@@ -129,6 +129,8 @@ impl Case<'_> {
                     node,
                     boot_id: "boot".to_owned(),
                     agent: "0.1.0".to_owned(),
+                    signed: None,
+                    signing_key: None,
                 };
                 store.beat_many(&[beat]).await.map(drop)
             }

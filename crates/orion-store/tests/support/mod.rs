@@ -181,8 +181,11 @@ impl Bed {
             contact: address(port),
             host_keys: &keys,
             agent: Some("0.1.0"),
+            boot_id: None,
+            signed: None,
+            signing_key: None,
         };
-        store.register(&registration).await
+        store.register(&registration, Admission::Open).await
     }
 
     pub async fn rent(&self, user: UserId, count: u32) -> RentDecision {

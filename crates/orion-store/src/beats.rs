@@ -1,0 +1,199 @@
+//! Agents' signs of life, and the counters of what they sign.
+
+use crate::register::SignedBy;
+use crate::row::{column, word, word_or_null};
+use crate::tx::{Finish, Tx, unit};
+use crate::{Store, StoreError};
+use mysql_async::Value;
+use orion_core::{NodeId, NodeStatus, PublicKey};
+use std::collections::HashMap;
+
+/// An agent's sign of life.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    /// Whose.
+    pub node: NodeId,
+    /// Changes with each boot.
+    pub boot_id: String,
+    /// The agent's version.
+    pub agent: String,
+    /// Who signed it; `None` where nobody did.
+    pub signed: Option<SignedBy>,
+    /// The first of the control plane's keys that the agent believes.
+    pub signing_key: Option<PublicKey>,
+}
+
+/// What became of a beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeatOutcome {
+    /// It counts.
+    Recorded {
+        /// What is seen of the node.
+        status: NodeStatus,
+    },
+    /// No node has this id.
+    Unknown,
+    /// The node has a key, and nobody signed.
+    Unsigned,
+    /// The node has another key, or none.
+    WrongKey,
+    /// The counter was used before; the highest so far.
+    OldCounter(u64),
+}
+
+/// What became of some beats.
+#[derive(Debug, Clone, Default)]
+pub struct BeatsRecorded {
+    /// For each beat, in the order they were given.
+    pub outcomes: Vec<BeatOutcome>,
+    /// The pool's SSH public keys, the newest first.
+    pub pool_keys: Vec<String>,
+}
+
+/// What is known of a node that beats.
+struct Known {
+    status: NodeStatus,
+    agent_key: Option<PublicKey>,
+    counter: u64,
+}
+
+impl Known {
+    fn judge(&self, beat: &Beat) -> BeatOutcome {
+        let recorded = BeatOutcome::Recorded {
+            status: self.status,
+        };
+        match (self.agent_key, beat.signed) {
+            (None, None) => recorded,
+            (Some(_), None) => BeatOutcome::Unsigned,
+            (Some(key), Some(by)) if key == by.key => {
+                if by.counter > self.counter {
+                    recorded
+                } else {
+                    BeatOutcome::OldCounter(self.counter)
+                }
+            }
+            (_, Some(_)) => BeatOutcome::WrongKey,
+        }
+    }
+}
+
+impl Store {
+    /// Records beats, at most one of a node and signer, all in one transaction that advances the nodes' counters.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn beat_many(&self, beats: &[Beat]) -> Result<BeatsRecorded, StoreError> {
+        if beats.is_empty() {
+            return Ok(BeatsRecorded::default());
+        }
+        unit!(self, |tx| {
+            let known = tx.known_beaters(beats).await?;
+            let judge = |beat: &Beat| match known.get(&beat.node) {
+                Some(known) => known.judge(beat),
+                None => BeatOutcome::Unknown,
+            };
+            let outcomes: Vec<BeatOutcome> = beats.iter().map(judge).collect();
+            let mut good: Vec<&Beat> = beats
+                .iter()
+                .zip(&outcomes)
+                .filter(|(_, outcome)| matches!(outcome, BeatOutcome::Recorded { .. }))
+                .map(|(beat, _)| beat)
+                .collect();
+            // By id, so that two replicas' batches don't wait for each other in a circle.
+            good.sort_unstable_by_key(|beat| beat.node);
+            tx.write_beats(&good).await?;
+            let pool_keys = tx.pool_keys().await?;
+            Finish::Commit(BeatsRecorded {
+                outcomes,
+                pool_keys,
+            })
+        })
+    }
+}
+
+impl Tx {
+    /// Locks the rows of beats alone: nodes' rows are others' for longer.
+    async fn known_beaters(
+        &mut self,
+        beats: &[Beat],
+    ) -> Result<HashMap<NodeId, Known>, StoreError> {
+        let places = vec!["?"; beats.len()].join(", ");
+        let ids: Vec<Value> = beats.iter().map(|beat| beat.node.0.into()).collect();
+        let counters = self
+            .rows(
+                &format!(
+                    "SELECT node_id, counter FROM beats WHERE node_id IN ({places}) ORDER BY node_id FOR UPDATE"
+                ),
+                ids.clone(),
+            )
+            .await?;
+        let mut counter_of: HashMap<u64, u64> = HashMap::new();
+        for mut row in counters {
+            counter_of.insert(column(&mut row, "node_id")?, column(&mut row, "counter")?);
+        }
+        let nodes = self
+            .rows(
+                &format!(
+                    "SELECT id, status, agent_key FROM nodes WHERE forgotten_at IS NULL AND id IN ({places})"
+                ),
+                ids,
+            )
+            .await?;
+        nodes
+            .into_iter()
+            .map(|mut row| {
+                let id: u64 = column(&mut row, "id")?;
+                let known = Known {
+                    status: word(&mut row, "status")?,
+                    agent_key: word_or_null(&mut row, "agent_key")?,
+                    counter: counter_of.get(&id).copied().unwrap_or(0),
+                };
+                Ok((NodeId(id), known))
+            })
+            .collect()
+    }
+
+    async fn write_beats(&mut self, beats: &[&Beat]) -> Result<(), StoreError> {
+        if beats.is_empty() {
+            return Ok(());
+        }
+        let mut values: Vec<Value> = Vec::with_capacity(beats.len() * 6);
+        for beat in beats {
+            values.push(beat.node.0.into());
+            values.push(self.now.into());
+            values.push(beat.boot_id.as_str().into());
+            values.push(beat.agent.as_str().into());
+            values.push(beat.signed.map_or(0, |by| by.counter).into());
+            values.push(beat.signing_key.map(|key| key.to_string()).into());
+        }
+        let places = vec!["(?, ?, ?, ?, ?, ?)"; beats.len()].join(", ");
+        // GREATEST: two first beats of a node at once find no row to lock.
+        self.change(
+            &format!(
+                "INSERT INTO beats (node_id, beat_at, boot_id, agent, counter, signing_key) VALUES {places} \
+                 ON DUPLICATE KEY UPDATE beat_at = VALUES(beat_at), boot_id = VALUES(boot_id), \
+                 agent = VALUES(agent), counter = GREATEST(counter, VALUES(counter)), signing_key = VALUES(signing_key)"
+            ),
+            values,
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Takes a registration for a sign of life, and its counter with it. The highest counter so far where it is not
+    /// above that.
+    pub(crate) async fn advance_counter(&mut self, beat: &Beat) -> Result<Option<u64>, StoreError> {
+        let counter = beat.signed.map_or(0, |by| by.counter);
+        let highest = self
+            .number(
+                "SELECT counter FROM beats WHERE node_id = ? FOR UPDATE",
+                (beat.node.0,),
+            )
+            .await?;
+        if counter <= highest {
+            return Ok(Some(highest));
+        }
+        self.write_beats(&[beat]).await?;
+        Ok(None)
+    }
+}

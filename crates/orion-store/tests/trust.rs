@@ -1,0 +1,505 @@
+//! Join tokens, nodes that are their key, counters that only rise, approval, and the pool's keys.
+
+mod support;
+
+use orion_core::{HostName, JoinTokenId, NodeId, NodeStatus, PublicKey, Role, UserId, UserName};
+use orion_store::*;
+use std::time::Duration;
+use support::{Bed, address, host_key};
+
+fn key(byte: u8) -> PublicKey {
+    PublicKey::from_bytes([byte; 32])
+}
+
+fn by(byte: u8, counter: u64) -> SignedBy {
+    SignedBy {
+        key: key(byte),
+        next_key: None,
+        counter,
+    }
+}
+
+/// What worker `number` sends, with its own host key.
+struct Sent {
+    hostname: HostName,
+    host_keys: Vec<String>,
+    port: u16,
+    signed: Option<SignedBy>,
+}
+
+fn sent(number: u8, signed: SignedBy) -> Sent {
+    Sent {
+        hostname: HostName::parse(&format!("worker{number}")).unwrap(),
+        host_keys: vec![host_key(number.into())],
+        port: 2200 + u16::from(number),
+        signed: Some(signed),
+    }
+}
+
+impl Sent {
+    async fn with(self, store: &Store, admission: Admission) -> Registered {
+        let registration = Registration {
+            hostname: &self.hostname,
+            client: address(self.port),
+            contact: address(self.port),
+            host_keys: &self.host_keys,
+            agent: Some("0.1.0"),
+            boot_id: Some("boot"),
+            signed: self.signed,
+            signing_key: None,
+        };
+        store.register(&registration, admission).await.unwrap()
+    }
+
+    /// As a worker that is known already: no token would let it in.
+    async fn again(self, bed: &Bed) -> Registered {
+        self.with(&bed.store, Admission::Token(None)).await
+    }
+}
+
+async fn admin(bed: &Bed) -> UserId {
+    let name = UserName::stored("boss").unwrap();
+    let made = bed.store.create_user(&name, "$pbkdf2$", Role::Admin).await;
+    made.unwrap().unwrap()
+}
+
+async fn token(bed: &Bed, byte: u8, change: impl FnOnce(&mut JoinTokenOrder)) -> JoinTokenId {
+    let mut order = JoinTokenOrder {
+        public_key: key(byte),
+        uses: 1,
+        lifetime: Duration::from_secs(1800),
+        networks: Vec::new(),
+        hostnames: Vec::new(),
+        created_by: bed.alice,
+    };
+    change(&mut order);
+    bed.store
+        .create_join_token(&order)
+        .await
+        .unwrap()
+        .join_token_id
+}
+
+/// A node that joined with key 1 at counter 1.
+async fn joined(bed: &Bed) -> NodeId {
+    token(bed, 200, |_| {}).await;
+    let registered = sent(1, by(1, 1))
+        .with(&bed.store, Admission::Token(Some(key(200))))
+        .await;
+    let Registered::Created(node) = registered else {
+        panic!("{registered:?}")
+    };
+    node
+}
+
+fn beat(node: NodeId, signed: Option<SignedBy>) -> Beat {
+    Beat {
+        node,
+        boot_id: "boot".to_owned(),
+        agent: "0.1.0".to_owned(),
+        signed,
+        signing_key: Some(key(250)),
+    }
+}
+
+async fn beat_once(bed: &Bed, node: NodeId, signed: Option<SignedBy>) -> BeatOutcome {
+    let recorded = bed.store.beat_many(&[beat(node, signed)]).await.unwrap();
+    recorded.outcomes[0]
+}
+
+const RECORDED: BeatOutcome = BeatOutcome::Recorded {
+    status: NodeStatus::Unknown,
+};
+
+fn refused(fault: TokenFault) -> Registered {
+    Registered::NotAdmitted(fault)
+}
+
+#[tokio::test]
+async fn a_token_lets_in_as_many_workers_as_it_says_and_no_more() {
+    let bed = Bed::new().await;
+    token(&bed, 200, |order| order.uses = 2).await;
+    let with = Admission::Token(Some(key(200)));
+    for number in [1, 2] {
+        let registered = sent(number, by(number, 1)).with(&bed.store, with).await;
+        assert!(
+            matches!(registered, Registered::Created(_)),
+            "{registered:?}"
+        );
+    }
+    let third = sent(3, by(3, 1)).with(&bed.store, with).await;
+    assert_eq!(third, refused(TokenFault::UsedUp));
+    let left = bed.store.join_tokens().await.unwrap()[0].uses_left;
+    assert_eq!(
+        (left, bed.one("SELECT COUNT(*) FROM nodes")),
+        (0, "2".to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_token_used_many_times_at_once_lets_one_worker_in() {
+    let bed = std::sync::Arc::new(Bed::new().await);
+    token(&bed, 200, |_| {}).await;
+    let all: Vec<_> = (1..=16)
+        .map(|number| {
+            let bed = bed.clone();
+            tokio::spawn(async move {
+                sent(number, by(number, 1))
+                    .with(&bed.store, Admission::Token(Some(key(200))))
+                    .await
+            })
+        })
+        .collect();
+    let mut created = 0;
+    for one in all {
+        let registered = one.await.unwrap();
+        created += u32::from(matches!(registered, Registered::Created(_)));
+        assert!(matches!(
+            registered,
+            Registered::Created(_) | Registered::NotAdmitted(TokenFault::UsedUp)
+        ));
+    }
+    assert_eq!(
+        (created, bed.one("SELECT COUNT(*) FROM nodes")),
+        (1, "1".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_over_or_for_others_lets_nobody_in_and_stays_unused() {
+    let bed = Bed::new().await;
+    token(&bed, 200, |_| {}).await;
+    let revoked = token(&bed, 201, |_| {}).await;
+    token(&bed, 202, |order| {
+        order.networks = vec!["192.168.0.0/16".parse().unwrap()]
+    })
+    .await;
+    token(&bed, 203, |order| {
+        order.hostnames = vec![HostName::parse("other").unwrap()]
+    })
+    .await;
+    assert_eq!(
+        bed.store.revoke_join_token(revoked).await.unwrap(),
+        Revocation::Done
+    );
+    let good = Admission::Token(Some(key(200)));
+    let late = sent(1, by(1, 1)).with(&bed.later(1801), good).await;
+    assert_eq!(late, refused(TokenFault::Expired));
+    for (byte, fault) in [
+        (201, TokenFault::Revoked),
+        (202, TokenFault::Network),
+        (203, TokenFault::HostName),
+        (204, TokenFault::Unknown),
+    ] {
+        let registered = sent(1, by(1, 1))
+            .with(&bed.store, Admission::Token(Some(key(byte))))
+            .await;
+        assert_eq!(registered, refused(fault));
+    }
+    assert_eq!(
+        sent(1, by(1, 1))
+            .with(&bed.store, Admission::Token(None))
+            .await,
+        refused(TokenFault::Missing)
+    );
+    assert_eq!(
+        bed.one("SELECT COUNT(*) FROM join_tokens WHERE uses_left < uses"),
+        "0"
+    );
+    assert_eq!(bed.one("SELECT COUNT(*) FROM nodes"), "0");
+    assert_eq!(
+        bed.store.revoke_join_token(revoked).await.unwrap(),
+        Revocation::Done,
+        "again"
+    );
+    assert_eq!(
+        bed.store.revoke_join_token(JoinTokenId(99)).await.unwrap(),
+        Revocation::NotFound
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_listed_newest_first_without_their_seed() {
+    let bed = Bed::new().await;
+    let boss = admin(&bed).await;
+    let first = token(&bed, 200, |_| {}).await;
+    let second = token(&bed, 201, |order| order.created_by = boss).await;
+    let tokens = bed.store.join_tokens().await.unwrap();
+    let ids: Vec<_> = tokens.iter().map(|token| token.join_token_id).collect();
+    assert_eq!(ids, [second, first]);
+    assert_eq!((tokens[0].created_by, tokens[0].uses), (boss, 1));
+    let shown = serde_json::to_string(&tokens).unwrap();
+    assert!(!shown.contains(&key(201).to_string()), "{shown}");
+}
+
+#[tokio::test]
+async fn a_node_registers_again_by_its_key_with_a_higher_counter_and_needs_no_token() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    assert_eq!(
+        sent(1, by(1, 1)).again(&bed).await,
+        Registered::OldCounter(1),
+        "replayed"
+    );
+    assert_eq!(
+        sent(1, by(1, 2)).again(&bed).await,
+        Registered::Updated(node)
+    );
+    assert_eq!(
+        sent(1, by(1, 2)).again(&bed).await,
+        Registered::OldCounter(2)
+    );
+    let renamed = Sent {
+        hostname: HostName::parse("renamed").unwrap(),
+        ..sent(1, by(1, 9))
+    };
+    assert_eq!(renamed.again(&bed).await, Registered::Updated(node));
+    assert_eq!(bed.one("SELECT hostname FROM nodes"), "renamed");
+}
+
+#[tokio::test]
+async fn a_stranger_gets_neither_a_nodes_name_nor_its_host_key() {
+    let bed = Bed::new().await;
+    joined(&bed).await;
+    token(&bed, 201, |order| order.uses = 9).await;
+    let with = Admission::Token(Some(key(201)));
+    let same_name = sent(1, by(7, 1)).with(&bed.store, with).await;
+    assert_eq!(same_name, Registered::HostnameTaken);
+    let same_host_key = Sent {
+        host_keys: vec![host_key(1)],
+        ..sent(2, by(7, 1))
+    };
+    assert_eq!(
+        same_host_key.with(&bed.store, with).await,
+        Registered::HostKeyTaken
+    );
+    let bare = Sent {
+        signed: None,
+        ..sent(1, by(7, 1))
+    };
+    assert_eq!(
+        bare.with(&bed.store, Admission::Open).await,
+        Registered::HostnameTaken
+    );
+    assert_eq!(
+        bed.one("SELECT CONCAT(COUNT(*), ' ', MAX(agent_key)) FROM nodes"),
+        format!("1 {}", key(1))
+    );
+    let unused = bed.one(&format!(
+        "SELECT uses_left FROM join_tokens WHERE public_key = '{}'",
+        key(201)
+    ));
+    assert_eq!(unused, "9", "a refusal uses nothing up");
+}
+
+#[tokio::test]
+async fn a_node_without_a_key_does_not_become_whoever_signs_with_its_name() {
+    let bed = Bed::new().await;
+    bed.register(1, 2201).await;
+    let stranger = sent(1, by(7, 1));
+    assert_eq!(
+        stranger.with(&bed.store, Admission::Open).await,
+        Registered::HostnameTaken
+    );
+    assert_eq!(bed.one("SELECT agent_key IS NULL FROM nodes"), "1");
+}
+
+#[tokio::test]
+async fn a_node_whose_host_keys_changed_is_quarantined_and_keeps_the_pinned_ones() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    let changed = Sent {
+        host_keys: vec![host_key(9)],
+        ..sent(1, by(1, 2))
+    };
+    assert_eq!(changed.again(&bed).await, Registered::HostKeyChanged(node));
+    assert!(bed.node_state(node).ends_with("quarantined"));
+    assert_eq!(bed.one("SELECT host_key FROM host_keys"), host_key(1));
+    bed.store.release_from_quarantine(node).await.unwrap();
+    let replayed = Sent {
+        host_keys: vec![host_key(9)],
+        ..sent(1, by(1, 2))
+    };
+    assert_eq!(replayed.again(&bed).await, Registered::OldCounter(2));
+    assert!(
+        bed.node_state(node).ends_with("joining"),
+        "not put back by a copy"
+    );
+}
+
+#[tokio::test]
+async fn a_nodes_key_is_rotated_once_however_often_the_answer_gets_lost() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    let rotation = |counter| SignedBy {
+        next_key: Some(key(2)),
+        ..by(1, counter)
+    };
+    assert_eq!(
+        sent(1, rotation(2)).again(&bed).await,
+        Registered::Updated(node)
+    );
+    assert_eq!(
+        sent(1, rotation(3)).again(&bed).await,
+        Registered::Updated(node),
+        "the answer was lost"
+    );
+    assert_eq!(
+        sent(1, by(2, 4)).again(&bed).await,
+        Registered::Updated(node)
+    );
+    assert_eq!(
+        sent(1, by(1, 5)).again(&bed).await,
+        Registered::HostnameTaken,
+        "the old key is nobody's"
+    );
+    assert_eq!(
+        beat_once(&bed, node, Some(by(1, 6))).await,
+        BeatOutcome::WrongKey
+    );
+    assert_eq!(
+        bed.one("SELECT COUNT(*) FROM events WHERE kind = 'node_key_rotated'"),
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_beat_counts_only_with_the_nodes_key_and_a_counter_that_rises() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    assert_eq!(beat_once(&bed, node, Some(by(1, 2))).await, RECORDED);
+    for (signed, outcome) in [
+        (Some(by(1, 2)), BeatOutcome::OldCounter(2)),
+        (Some(by(1, 1)), BeatOutcome::OldCounter(2)),
+        (Some(by(2, 9)), BeatOutcome::WrongKey),
+        (None, BeatOutcome::Unsigned),
+    ] {
+        assert_eq!(beat_once(&bed, node, signed).await, outcome);
+    }
+    assert_eq!(bed.one("SELECT counter FROM beats"), "2");
+    assert_eq!(
+        bed.one("SELECT signing_key FROM beats"),
+        key(250).to_string()
+    );
+}
+
+#[tokio::test]
+async fn a_strangers_beat_in_the_same_batch_does_not_displace_the_nodes_own() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    let beats = [
+        beat(node, Some(by(7, 99))),
+        beat(node, Some(by(1, 2))),
+        beat(node, None),
+    ];
+    let recorded = bed.store.beat_many(&beats).await.unwrap();
+    assert_eq!(
+        recorded.outcomes,
+        [BeatOutcome::WrongKey, RECORDED, BeatOutcome::Unsigned]
+    );
+    assert_eq!(bed.one("SELECT counter FROM beats"), "2");
+}
+
+#[tokio::test]
+async fn a_node_that_awaits_approval_is_not_dialled() {
+    let bed = Bed::new().await;
+    let registered = sent(1, by(1, 1))
+        .with(&bed.store, Admission::Approval)
+        .await;
+    let Registered::Created(node) = registered else {
+        panic!("{registered:?}")
+    };
+    assert!(bed.store.probe_targets().await.unwrap().is_empty());
+    assert_eq!(bed.one("SELECT COUNT(*) FROM runs"), "0");
+    assert_eq!(bed.store.queue_inspections(10).await.unwrap(), 0);
+    assert_eq!(beat_once(&bed, node, Some(by(1, 2))).await, RECORDED);
+    assert!(
+        bed.store
+            .node(Scope::All, node)
+            .await
+            .unwrap()
+            .unwrap()
+            .awaits_approval
+    );
+
+    assert_eq!(bed.store.approve_node(node).await.unwrap(), Approval::Done);
+    assert_eq!(
+        bed.store.approve_node(node).await.unwrap(),
+        Approval::NotAwaited
+    );
+    assert_eq!(
+        bed.store.approve_node(NodeId(99)).await.unwrap(),
+        Approval::NotFound
+    );
+    assert_eq!(bed.store.probe_targets().await.unwrap().len(), 1);
+    assert_eq!(bed.one("SELECT kind FROM runs"), "inspect");
+}
+
+#[tokio::test]
+async fn a_client_address_apart_from_the_contact_address_must_be_met_first() {
+    let bed = Bed::new().await;
+    let hostname = HostName::parse("worker1").unwrap();
+    let keys = [host_key(1)];
+    let registration = Registration {
+        hostname: &hostname,
+        client: address(2299),
+        contact: address(2201),
+        host_keys: &keys,
+        agent: None,
+        boot_id: None,
+        signed: None,
+        signing_key: None,
+    };
+    bed.store
+        .register(&registration, Admission::Open)
+        .await
+        .unwrap();
+    let target = bed.store.probe_targets().await.unwrap().remove(0);
+    assert_eq!(target.contact, None);
+    let claim = AddressClaim {
+        contact: address(2201),
+        client: address(2299),
+    };
+    assert_eq!(target.pending, Some(claim));
+}
+
+#[tokio::test]
+async fn the_pools_keys_are_told_newest_first_and_retired_when_no_node_needs_them() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    let publish = |keys: &[&str]| {
+        let (store, keys) = (
+            bed.store.clone(),
+            keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>(),
+        );
+        async move { store.publish_pool_keys(&keys).await.unwrap() }
+    };
+    publish(&["old"]).await;
+    publish(&["old", "new"]).await;
+    publish(&["old", "new"]).await;
+    assert_eq!(bed.store.pool_keys().await.unwrap(), ["new", "old"]);
+    let told = bed
+        .store
+        .beat_many(&[beat(node, Some(by(1, 2)))])
+        .await
+        .unwrap()
+        .pool_keys;
+    assert_eq!(told, ["new", "old"]);
+
+    assert_eq!(
+        bed.store.retire_pool_key("old").await.unwrap(),
+        ["worker1"],
+        "never logged in to"
+    );
+    bed.store.record_login_key(node, "old").await.unwrap();
+    assert_eq!(bed.store.retire_pool_key("old").await.unwrap(), ["worker1"]);
+    assert_eq!(
+        bed.store.probe_targets().await.unwrap()[0]
+            .login_key
+            .as_deref(),
+        Some("old")
+    );
+    bed.store.record_login_key(node, "new").await.unwrap();
+    assert!(bed.store.retire_pool_key("old").await.unwrap().is_empty());
+    assert_eq!(bed.store.pool_keys().await.unwrap(), ["new"]);
+}
