@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use orion_daemon::{Faults, LogSettings, OpsSettings, Settings};
+use orion_core::{AddressGuard, AddressRules};
+use orion_daemon::{Faults, LogSettings, OpsSettings, Settings, is_own_address};
 use orion_store::DatabaseSettings;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,8 @@ pub struct ScheddSettings {
     pub ansible: AnsibleSettings,
     /// How workers are logged in to.
     pub ssh: SshSettings,
+    /// Where workers may be; nothing else is dialled.
+    pub addresses: AddressRules,
     /// How workers are looked at.
     pub probe: ProbeSettings,
     /// Where orion-apid says that there is work.
@@ -66,7 +69,7 @@ pub struct AnsibleSettings {
 pub struct SshSettings {
     /// The account on every worker that the pool's key opens.
     pub user: String,
-    /// The pool's private key; `orion-schedd init` makes it.
+    /// The pool's private key; `orion-schedd init` makes it. While it is rotated, the one before lies beside it.
     pub pool_key_file: PathBuf,
     /// From the first packet to the end of the key exchange, in seconds.
     pub connect_timeout_s: u32,
@@ -127,6 +130,7 @@ impl Default for ScheddSettings {
                 pool_key_file: "/etc/orion/schedd/pool_key".into(),
                 connect_timeout_s: 5,
             },
+            addresses: AddressRules::default(),
             probe: ProbeSettings {
                 timeout_s: 12,
                 at_once: 64,
@@ -141,6 +145,15 @@ impl Default for ScheddSettings {
                 health_check: "*/5 * * * * *".to_owned(),
             },
         }
+    }
+}
+
+impl ScheddSettings {
+    /// Asked before each dial.
+    pub fn address_guard(&self) -> AddressGuard {
+        let over_tcp = self.database.socket.as_os_str().is_empty();
+        let database = over_tcp.then_some(self.database.host.as_str());
+        AddressGuard::new(self.addresses.clone(), database, is_own_address)
     }
 }
 
@@ -304,6 +317,16 @@ mod tests {
             set.values()
                 .all(|table| table.as_table().is_some_and(toml::Table::is_empty))
         );
+    }
+
+    #[test]
+    fn the_databases_address_is_no_workers_where_it_is_reached_over_tcp() {
+        let mut settings = ScheddSettings::default();
+        settings.database.host = "10.0.0.3".to_owned();
+        assert!(settings.address_guard().check("10.0.0.3").is_ok());
+        settings.database.socket = PathBuf::new();
+        assert!(settings.address_guard().check("10.0.0.3").is_err());
+        assert!(settings.address_guard().check("10.0.0.4").is_ok());
     }
 
     #[test]

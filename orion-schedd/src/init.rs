@@ -1,4 +1,4 @@
-//! `orion-schedd init`: the pool's key pair, made once and never replaced.
+//! `orion-schedd init`: the pool's key pair, made once; `rotate-pool-key` alone replaces it.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -6,13 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use orion_daemon::{SecretError, secret_file, write_secret_new};
+use orion_daemon::{SecretError, write_secret_new};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::ScheddSettings;
+use crate::pool_keys::{beside, read_key};
 
 /// The system user that the daemon runs as.
 const OWNER: &str = "orion-schedd";
@@ -39,40 +40,20 @@ pub fn init(settings: &ScheddSettings) -> anyhow::Result<PathBuf> {
         }
         Err(error) => return Err(error.into()),
     }
-    let public = public_file(private);
-    write_public(&public, &read_key(private)?)?;
+    give_to_daemon(directory)?;
+    give_to_daemon(private)?;
+    write_public(private, &read_key(private)?)
+}
+
+/// Hands a file to the daemon's user, when we are root and it exists.
+pub(crate) fn give_to_daemon(path: &Path) -> anyhow::Result<()> {
     if let Some((user, group)) = owner()? {
-        for path in [directory, private, &public] {
-            chown(path, Some(user), Some(group)).with_context(|| path.display().to_string())?;
-        }
+        chown(path, Some(user), Some(group)).with_context(|| path.display().to_string())?;
     }
-    Ok(public)
+    Ok(())
 }
 
-/// Reads the pool's private key.
-///
-/// # Errors
-/// When the file is missing, open to others, or holds no unencrypted OpenSSH key.
-pub(crate) fn read_key(path: &Path) -> Result<PrivateKey, SecretError> {
-    let text = secret_file(path)?;
-    let malformed = |reason| SecretError::Malformed {
-        path: path.to_owned(),
-        line: 1,
-        reason,
-    };
-    // The newline that secret_file strips belongs to the format.
-    let text = SecretString::from(format!("{}\n", text.expose_secret()));
-    let key = PrivateKey::from_openssh(text.expose_secret())
-        .map_err(|_| malformed("is no OpenSSH private key"))?;
-    if key.is_encrypted() {
-        return Err(malformed(
-            "is protected by a passphrase, which nobody could type",
-        ));
-    }
-    Ok(key)
-}
-
-fn new_key() -> anyhow::Result<SecretString> {
+pub(crate) fn new_key() -> anyhow::Result<SecretString> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).context("no random bytes for a new key")?;
     let mut key = PrivateKey::from(Ed25519Keypair::from_seed(&seed));
@@ -81,16 +62,15 @@ fn new_key() -> anyhow::Result<SecretString> {
     Ok(SecretString::from(text.to_string()))
 }
 
-fn public_file(private: &Path) -> PathBuf {
-    let mut name = private.as_os_str().to_owned();
-    name.push(".pub");
-    PathBuf::from(name)
-}
-
-/// Written anew each time: it follows from the private key.
-fn write_public(path: &Path, key: &PrivateKey) -> anyhow::Result<()> {
+/// Writes the public half beside the private key, anew each time since it follows from that, and returns its path.
+pub(crate) fn write_public(private: &Path, key: &PrivateKey) -> anyhow::Result<PathBuf> {
     let line = key.public_key().to_openssh().context("the public key")?;
-    std::fs::write(path, format!("{line}\n")).with_context(|| path.display().to_string())
+    let path = beside(private, ".pub");
+    let new = beside(private, ".pub.new");
+    std::fs::write(&new, format!("{line}\n")).with_context(|| new.display().to_string())?;
+    give_to_daemon(&new)?;
+    std::fs::rename(&new, &path).with_context(|| path.display().to_string())?;
+    Ok(path)
 }
 
 /// The daemon's user and group, when we are root and it exists.

@@ -8,14 +8,19 @@ mod ansible;
 pub mod config;
 mod cron;
 mod executor;
+#[doc(hidden)]
+pub mod fuzz;
 mod init;
 mod jobs;
 mod leader;
 mod metrics;
 mod notify;
+mod pool_keys;
 mod probe;
 mod reconcile;
+mod rotation;
 mod serve;
 
 pub use init::init;
+pub use rotation::{retire, rotate};
 pub use serve::serve;

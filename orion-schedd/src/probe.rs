@@ -55,6 +55,12 @@ enum What {
     Claim(AddressClaim),
 }
 
+/// What the database knows of the node that is looked at.
+struct Known {
+    host_keys: Vec<String>,
+    login_key: Option<String>,
+}
+
 /// Taken from the list of what is under way when dropped, however a probe ended.
 struct UnderWay {
     place: Place,
@@ -69,6 +75,15 @@ impl Drop for UnderWay {
 
 fn lock(list: &Mutex<HashSet<Place>>) -> MutexGuard<'_, HashSet<Place>> {
     list.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Known {
+    fn of(target: &ProbeTarget) -> Self {
+        Self {
+            host_keys: target.host_keys.clone(),
+            login_key: target.login_key.clone(),
+        }
+    }
 }
 
 impl Prober {
@@ -100,8 +115,8 @@ impl Prober {
             for (place, what) in places(&target) {
                 match self.begin(place) {
                     Some(under_way) => {
-                        let (prober, keys) = (self.clone(), target.host_keys.clone());
-                        probes.spawn(async move { prober.one(under_way, what, keys).await });
+                        let (prober, known) = (self.clone(), Known::of(&target));
+                        probes.spawn(async move { prober.one(under_way, what, known).await });
                     }
                     None => busy += 1,
                 }
@@ -132,19 +147,19 @@ impl Prober {
     }
 
     /// One look and what follows from it; the result in one word.
-    async fn one(&self, under_way: UnderWay, what: What, keys: Vec<String>) -> &'static str {
+    async fn one(&self, under_way: UnderWay, what: What, known: Known) -> &'static str {
         // Never closed.
         let _slot = self.slots.acquire().await;
         let node = under_way.place.node();
         let (met, recorded) = match what {
             What::Contact(address) => {
-                let met = self.dialler.dial(&address, &keys).await;
-                let recorded = self.record_contact(node, &met).await;
+                let met = self.dialler.dial(&address, &known.host_keys).await;
+                let recorded = self.record_contact(node, &known, &met).await;
                 (met, recorded)
             }
             What::Claim(claim) => {
-                let met = self.dial_claim(&claim, &keys).await;
-                let recorded = self.record_claim(node, &claim, &met).await;
+                let met = self.dial_claim(&claim, &known.host_keys).await;
+                let recorded = self.record_claim(node, &known, &claim, &met).await;
                 (met, recorded)
             }
         };
@@ -159,24 +174,39 @@ impl Prober {
     async fn dial_claim(&self, claim: &AddressClaim, keys: &[String]) -> Dial {
         let met = self.dialler.dial(&claim.contact, keys).await;
         match met {
-            Dial::LoggedIn | Dial::Refused(_) if claim.client != claim.contact => {
+            Dial::LoggedIn(_) | Dial::Refused(_) if claim.client != claim.contact => {
                 self.dialler.dial(&claim.client, keys).await
             }
-            Dial::LoggedIn
+            Dial::LoggedIn(_)
             | Dial::Refused(_)
             | Dial::OtherKey(_)
             | Dial::FirstKey(_)
-            | Dial::NoAnswer(_) => met,
+            | Dial::NoAnswer(_)
+            | Dial::Forbidden(_) => met,
         }
     }
 
-    async fn record_contact(&self, node: NodeId, met: &Dial) -> Result<(), StoreError> {
+    async fn record_contact(
+        &self,
+        node: NodeId,
+        known: &Known,
+        met: &Dial,
+    ) -> Result<(), StoreError> {
         let result = match met {
-            Dial::LoggedIn => ProbeResult::LoggedIn,
+            Dial::LoggedIn(key) => {
+                if known.login_key.as_ref() != Some(key) {
+                    self.store.record_login_key(node, key).await?;
+                }
+                ProbeResult::LoggedIn
+            }
             Dial::Refused(reason) => ProbeResult::Refused(reason.clone()),
             Dial::NoAnswer(reason) => ProbeResult::NoAnswer(reason.clone()),
             Dial::OtherKey(key) => ProbeResult::WrongHostKey(key.clone()),
             Dial::FirstKey(key) => return self.pin(node, key).await,
+            Dial::Forbidden(reason) => {
+                tracing::warn!(%node, reason, "a node is not dialled");
+                ProbeResult::NoAnswer(format!("not dialled, {reason}"))
+            }
         };
         self.store.record_probe(node, &result).await
     }
@@ -185,14 +215,15 @@ impl Prober {
     async fn record_claim(
         &self,
         node: NodeId,
+        known: &Known,
         claim: &AddressClaim,
         met: &Dial,
     ) -> Result<(), StoreError> {
         match met {
-            Dial::LoggedIn | Dial::Refused(_) => {
+            Dial::LoggedIn(_) | Dial::Refused(_) => {
                 if self.store.confirm_address(node, claim).await? {
                     tracing::info!(%node, address = %claim.contact, "a node's new address is confirmed");
-                    self.record_contact(node, met).await?;
+                    self.record_contact(node, known, met).await?;
                     self.newcomers.wake();
                 }
                 Ok(())
@@ -205,6 +236,11 @@ impl Prober {
             Dial::FirstKey(key) => self.pin(node, key).await,
             // Nobody there: the claim stays a claim.
             Dial::NoAnswer(reason) => self.store.refuse_address(node, claim, reason).await,
+            Dial::Forbidden(reason) => {
+                tracing::warn!(%node, contact = %claim.contact, client = %claim.client, reason, "an address that a node claims is not dialled");
+                let reason = format!("not dialled, {reason}");
+                self.store.refuse_address(node, claim, &reason).await
+            }
         }
     }
 

@@ -4,20 +4,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use orion_daemon::{Misconfigured, OpsPages, Readiness, Registry, Shell, secret_file};
-use orion_store::{InstanceId, SchemaFit, Store};
-use russh::keys::PrivateKey;
+use orion_daemon::{Misconfigured, OpsPages, Readiness, Registry, SecretError, Shell, secret_file};
+use orion_store::{DatabaseSettings, InstanceId, SchemaFit, Store, StoreError};
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::ansible::{Ansible, Containment, Instance, PlaySettings};
 use crate::config::ScheddSettings;
 use crate::cron::{Cron, JobBook};
 use crate::executor::{Executor, Parts};
-use crate::init::read_key;
 use crate::jobs::{self, JobContext};
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::notify::{NotifySocket, Settled, Wake};
+use crate::pool_keys::PoolKeys;
 use crate::probe::{Dialler, Prober};
 
 /// How often a database that is away, or without its schema, is asked again.
@@ -42,7 +42,7 @@ struct Common {
 /// # Errors
 /// When the configuration names what is not there, an address or socket is taken, or a part breaks off.
 pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
-    let key = read_key(&settings.ssh.pool_key_file)?;
+    let keys = PoolKeys::read(&settings.ssh.pool_key_file)?;
     check_ansible(&settings)?;
     let mut registry = Registry::default();
     let common = Common {
@@ -67,12 +67,12 @@ pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
     shell.tracker().spawn(served);
 
     let ansible = contain(&settings, &common.instance).await?;
-    let jobs = common.jobs(key, &settings);
+    let jobs = common.jobs(&keys, &settings);
     let executor = common.executor(ansible, ready.clone(), &settings);
     let drain = Executor::longest_drain(&settings.executor);
     let tracker = shell.tracker().clone();
     let work = async move {
-        if wait_for_schema(&common.store, &ready, &shutdown).await {
+        if wait_for_schema(&common.store, &keys, &ready, &shutdown).await {
             let lead = common.leader.clone();
             let (store, instance) = (common.store.clone(), common.instance.clone());
             tracker.spawn(lead.keep(store, instance, common.metrics.clone(), shutdown.clone()));
@@ -106,9 +106,10 @@ impl Common {
         OpsPages::new(registry).page("/jobs", jobs)
     }
 
-    fn jobs(&self, key: PrivateKey, settings: &ScheddSettings) -> JobContext {
+    fn jobs(&self, keys: &PoolKeys, settings: &ScheddSettings) -> JobContext {
         let timeout = Duration::from_secs(settings.probe.timeout_s.into());
-        let dialler = Dialler::new(key, &settings.ssh.user, timeout);
+        let guard = settings.address_guard();
+        let dialler = Dialler::new(guard, keys, &settings.ssh.user, timeout);
         let prober = Prober::new(
             self.store.clone(),
             dialler,
@@ -162,13 +163,20 @@ fn check_ansible(settings: &ScheddSettings) -> Result<(), Misconfigured> {
 }
 
 fn open_store(settings: &ScheddSettings) -> anyhow::Result<Store> {
-    let file: &Path = &settings.database.password_file;
-    let password = if file.as_os_str().is_empty() {
-        None
-    } else {
-        Some(secret_file(file)?)
-    };
+    let password = database_password(&settings.database)?;
     Ok(Store::open(&settings.database, password)?)
+}
+
+/// What its file says; nothing where none is needed.
+///
+/// # Errors
+/// When the file can't be used.
+pub(crate) fn database_password(
+    settings: &DatabaseSettings,
+) -> Result<Option<SecretString>, SecretError> {
+    let file: &Path = &settings.password_file;
+    let needed = !file.as_os_str().is_empty();
+    needed.then(|| secret_file(file)).transpose()
 }
 
 fn new_instance() -> anyhow::Result<InstanceId> {
@@ -202,27 +210,19 @@ async fn contain(settings: &ScheddSettings, instance: &InstanceId) -> anyhow::Re
     Ok(Ansible::new(PlaySettings::of(settings), place, containment))
 }
 
-/// False when the daemon shall stop before the schema is there.
-async fn wait_for_schema(store: &Store, ready: &Readiness, shutdown: &CancellationToken) -> bool {
+/// False when the daemon shall stop before the schema is there, and the pool's keys in it.
+async fn wait_for_schema(
+    store: &Store,
+    keys: &PoolKeys,
+    ready: &Readiness,
+    shutdown: &CancellationToken,
+) -> bool {
     loop {
-        match store.schema_fits().await {
-            Ok(fit) => {
-                ready.set_ready("database");
-                match fit {
-                    SchemaFit::Fits => {
-                        ready.set_ready("schema");
-                        return true;
-                    }
-                    SchemaFit::Absent => {
-                        ready.set_not_ready("schema", "absent: run orion-apid schema apply")
-                    }
-                    fit @ (SchemaFit::TooOld { .. } | SchemaFit::TooNew { .. }) => {
-                        ready.set_not_ready("schema", format!("{fit:?}"));
-                    }
-                }
-            }
+        match schema_is_there(store, keys, ready).await {
+            Ok(true) => return true,
+            Ok(false) => {}
             Err(error) => {
-                ready.set_not_ready("database", format!("{:#}", anyhow::Error::from(error)))
+                ready.set_not_ready("database", format!("{:#}", anyhow::Error::from(error)));
             }
         }
         tokio::select! {
@@ -230,6 +230,27 @@ async fn wait_for_schema(store: &Store, ready: &Readiness, shutdown: &Cancellati
             () = shutdown.cancelled() => return false,
         }
     }
+}
+
+async fn schema_is_there(
+    store: &Store,
+    keys: &PoolKeys,
+    ready: &Readiness,
+) -> Result<bool, StoreError> {
+    let fit = store.schema_fits().await?;
+    ready.set_ready("database");
+    match fit {
+        SchemaFit::Fits => {
+            keys.publish(store).await?;
+            ready.set_ready("schema");
+            return Ok(true);
+        }
+        SchemaFit::Absent => ready.set_not_ready("schema", "absent: run orion-apid schema apply"),
+        fit @ (SchemaFit::TooOld { .. } | SchemaFit::TooNew { .. }) => {
+            ready.set_not_ready("schema", format!("{fit:?}"));
+        }
+    }
+    Ok(false)
 }
 
 /// After `look`, nodes that were never dialled and addresses that are claimed do not wait for the next tick.

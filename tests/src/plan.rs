@@ -63,6 +63,11 @@ impl Plan {
             server_keys_file = "{server}"
             deadline_s = {deadline_s}
             max_active_per_user = 1000
+            [registration]
+            mode = "open"
+            [addresses]
+            networks = []
+            names = ["localhost"]
             [schedd]
             socket = "{notify}"
             [dev]
@@ -102,6 +107,9 @@ impl Plan {
             [ssh]
             pool_key_file = "{pool_key}"
             connect_timeout_s = 2
+            [addresses]
+            networks = []
+            names = ["localhost"]
             [probe]
             timeout_s = 3
             [notify]

@@ -32,4 +32,4 @@ pub use http_client::{Answer, Client};
 pub use mariadb::Durability;
 pub use scratch::Scratch;
 pub use wait::{PATIENCE, wait_until, wait_until_async};
-pub use workers::{Worker, Workers};
+pub use workers::{HOST, Worker, Workers};

@@ -1,4 +1,4 @@
-//! SSH servers of simulated workers: they let the pool's key in as `orion-node`, and nobody else.
+//! SSH servers of simulated workers: they let the keys they were told in as `orion-node`, and nobody else.
 
 use crate::scratch::random;
 use crate::scripted::{Farm, Reach};
@@ -27,6 +27,13 @@ pub(crate) fn public_line(key: &PrivateKey) -> String {
         .expect("an OpenSSH public key")
 }
 
+/// The same of a private key as OpenSSH writes it.
+pub(crate) fn public_line_of(private: &[u8]) -> String {
+    let key = PrivateKey::from_openssh(private).expect("an OpenSSH private key");
+    let public = PublicKey::from(key.public_key().key_data().clone());
+    public.to_openssh().expect("an OpenSSH public key")
+}
+
 /// The private key as OpenSSH writes it.
 pub(crate) fn private_text(key: &PrivateKey) -> String {
     key.to_openssh(LineEnding::LF)
@@ -42,11 +49,7 @@ pub(crate) struct Responders {
 
 impl Responders {
     /// Binds one free port per worker, whose host keys come by number; returns the ports in that order.
-    pub(crate) fn start(
-        farm: &Farm,
-        host_keys: &[PrivateKey],
-        pool: &PublicKey,
-    ) -> (Self, Vec<u16>) {
+    pub(crate) fn start(farm: &Farm, host_keys: &[PrivateKey]) -> (Self, Vec<u16>) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -55,7 +58,6 @@ impl Responders {
         let configs = host_keys.iter().map(|key| Arc::new(config(key.clone())));
         let shared = Arc::new(Shared {
             farm: farm.clone(),
-            pool: pool.clone(),
             configs: configs.enumerate().collect(),
         });
         let mut ports = Vec::new();
@@ -88,7 +90,6 @@ impl Drop for Responders {
 
 struct Shared {
     farm: Farm,
-    pool: PublicKey,
     configs: HashMap<usize, Arc<Config>>,
 }
 
@@ -115,7 +116,8 @@ async fn answer(shared: Arc<Shared>, address: SocketAddr, stream: TcpStream) {
     let Some(worker) = shared.farm.worker_on(address.port()) else {
         return;
     };
-    match shared.farm.read(worker).reach {
+    let state = shared.farm.read(worker);
+    match state.reach {
         Reach::Refuses => return,
         Reach::Silent => {
             // Kept open; the client gives up.
@@ -125,7 +127,7 @@ async fn answer(shared: Arc<Shared>, address: SocketAddr, stream: TcpStream) {
         Reach::Answers => {}
     }
     let handler = Login {
-        pool: shared.pool.clone(),
+        lets_in: state.lets_in,
     };
     if let Ok(session) = run_stream(Arc::clone(&shared.configs[&worker]), stream, handler).await
         && let Err(error) = session.await
@@ -136,7 +138,7 @@ async fn answer(shared: Arc<Shared>, address: SocketAddr, stream: TcpStream) {
 }
 
 struct Login {
-    pool: PublicKey,
+    lets_in: Vec<String>,
 }
 
 impl Handler for Login {
@@ -147,7 +149,9 @@ impl Handler for Login {
         user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        let good = user == LOGIN && key.public_key.key_data() == self.pool.key_data();
+        // Without the comment it may have.
+        let shown = PublicKey::from(key.public_key.key_data().clone()).to_openssh();
+        let good = user == LOGIN && shown.is_ok_and(|shown| self.lets_in.contains(&shown));
         Ok(if good { Auth::Accept } else { Auth::reject() })
     }
 }

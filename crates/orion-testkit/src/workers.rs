@@ -1,4 +1,5 @@
-//! Simulated workers: an SSH port each, and accounts that the scripted ansible-playbook makes and removes.
+//! Simulated workers: an SSH port each on this machine, which the control plane must know as `localhost` since it dials no
+//! loopback addresses, and accounts that the scripted ansible-playbook makes and removes.
 
 use crate::child::binary;
 use crate::scratch::{Scratch, random_hex};
@@ -8,6 +9,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Where simulated workers are registered. A control plane that shall dial them lists it in `addresses.names`.
+pub const HOST: &str = "localhost";
 
 /// Simulated workers, `worker1` and so on, with SSH on 127.0.0.1 and a port each.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ impl Workers {
         let playbook = scratch.write_program("ansible-playbook", &playbook);
         let farm = Farm::at(scratch.path());
         let keys: Vec<_> = (0..count).map(|_| new_key()).collect();
-        let (responders, ports) = Responders::start(&farm, &keys, pool.public_key());
+        let (responders, ports) = Responders::start(&farm, &keys);
         let mut all = Vec::new();
         for (number, (key, port)) in keys.iter().zip(ports).enumerate() {
             let host_key = public_line(key);
@@ -56,6 +60,7 @@ impl Workers {
                 port,
                 &WorkerState {
                     host_key: host_key.clone(),
+                    lets_in: vec![public_line(&pool)],
                     ..WorkerState::default()
                 },
             );
@@ -88,7 +93,8 @@ impl Workers {
         &self.playbook
     }
 
-    /// The pool's private key, which every worker lets in as `orion-node`; `.pub` lies beside it.
+    /// The pool's private key, which every worker lets in as `orion-node` until it is told otherwise; `.pub` lies beside
+    /// it.
     pub fn pool_key(&self) -> &Path {
         &self.pool_key
     }
@@ -149,7 +155,7 @@ impl Worker {
     /// What its agent sends to `/api/workers/register`.
     pub fn registration(&self) -> Value {
         json!({
-            "hostname": self.hostname, "ip": "127.0.0.1", "ssh_port": self.port(),
+            "hostname": self.hostname, "ip": HOST, "ssh_port": self.port(),
             "host_keys": [self.host_key], "agent": "0.1.0", "boot_id": self.boot_id,
         })
     }
@@ -189,6 +195,13 @@ impl Worker {
     /// From now on its SSH port answers like this, to probes and to plays.
     pub fn reach(&self, reach: Reach) {
         self.farm.change(self.number, |state| state.reach = reach);
+    }
+
+    /// From now on it lets these public keys in as `orion-node`, `type base64` each, and no others.
+    pub fn lets_in(&self, keys: &[&String]) {
+        self.farm.change(self.number, |state| {
+            state.lets_in = keys.iter().map(|key| key.to_string()).collect();
+        });
     }
 
     /// An account that is not Orion's exists on it.

@@ -203,6 +203,14 @@ fn is_bounded_object(value: &Value) -> bool {
     value.is_object() && serde_json::to_vec(value).is_ok_and(|text| text.len() <= MAX_EVIDENCE)
 }
 
+/// Every verdict in these bytes, as if they were a whole file.
+pub(crate) fn verdicts_in(kind: RunKind, bytes: &[u8]) -> Vec<(NodeId, Verdict)> {
+    let mut verdicts = Vec::new();
+    let mut lines = Lines::default();
+    lines.take(bytes, |line| verdicts.extend(verdict_of(kind, line)));
+    verdicts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use orion_core::{NodeId, Uid};
 use serde::Serialize;
 
 use super::PlaySettings;
 use super::target::{CheckedTarget, Step, Target};
+use crate::pool_keys::old_file;
 
 /// The name of a node in inventories, events and `known_hosts`.
 pub(super) fn host_name(node: NodeId) -> String {
@@ -70,7 +72,7 @@ struct ModuleArguments<'a> {
 /// `inventory.json`; the later of two targets of one node wins.
 pub(super) fn inventory(
     settings: &PlaySettings,
-    targets: &[CheckedTarget<'_>],
+    targets: &[CheckedTarget],
 ) -> serde_json::Result<Vec<u8>> {
     let limit_s = settings.module_limit().as_secs_f64();
     let hosts = targets.iter().map(|checked| {
@@ -79,7 +81,7 @@ pub(super) fn inventory(
             ansible_host: &checked.host,
             ansible_port: checked.target.port,
             ansible_ssh_common_args: format!("-o HostKeyAlias={name}"),
-            orion_account: module_arguments(checked.target, limit_s),
+            orion_account: module_arguments(&checked.target, limit_s),
         };
         (name, vars)
     });
@@ -118,7 +120,7 @@ fn module_arguments(target: &Target, limit_s: f64) -> ModuleArguments<'_> {
             arguments.name = Some(name.as_str());
             arguments.password_hash = Some(password_hash);
             arguments.epoch = Some(*epoch);
-            arguments.ends_in_s = Some(ends_in.as_secs_f64());
+            arguments.ends_in_s = Some(in_milliseconds(*ends_in));
         }
         Step::Delete { uid, name, epoch } => {
             arguments.uid = Some(*uid);
@@ -130,8 +132,15 @@ fn module_arguments(target: &Target, limit_s: f64) -> ModuleArguments<'_> {
     arguments
 }
 
+/// Seconds, rounded up to milliseconds: an upper bound stays one, and no reader of YAML sees an exponent, which PyYAML
+/// takes for a text.
+fn in_milliseconds(span: Duration) -> f64 {
+    let up = span.as_nanos().div_ceil(1_000_000);
+    Duration::from_millis(u64::try_from(up).unwrap_or(u64::MAX)).as_secs_f64()
+}
+
 /// `known_hosts`: one line for each pinned key, under the node's alias.
-pub(super) fn known_hosts(targets: &[CheckedTarget<'_>]) -> String {
+pub(super) fn known_hosts(targets: &[CheckedTarget]) -> String {
     targets
         .iter()
         .flat_map(|checked| {
@@ -153,10 +162,15 @@ const BECOME_TIMEOUT_S: u32 = 15;
 ///
 /// No ControlMaster: a play has one task, which is one ssh process per host with pipelining, so there is nothing to
 /// share, and masters outlive their play.
+///
+/// Both keys are named whether there is an old one or not, the newest first: ssh passes over a file that is not there,
+/// and a rotation may begin and end while this process lives.
 pub(super) fn ansible_cfg(settings: &PlaySettings, directory: &Path, hosts: usize) -> String {
     let playbooks = settings.playbooks_dir.display();
     let directory = directory.display();
     let key = settings.pool_key_file.display();
+    let old_key = old_file(&settings.pool_key_file);
+    let old_key = old_key.display();
     let connect = settings.connect_timeout.as_secs();
     let options = [
         "StrictHostKeyChecking=yes",
@@ -177,7 +191,6 @@ pub(super) fn ansible_cfg(settings: &PlaySettings, directory: &Path, hosts: usiz
         "[defaults]
 forks = {hosts}
 timeout = {BECOME_TIMEOUT_S}
-private_key_file = {key}
 library = {playbooks}/library
 module_utils = {playbooks}/module_utils
 callback_plugins = {playbooks}/callback_plugins
@@ -203,19 +216,23 @@ unparsed_is_failed = True
 pipelining = True
 retries = 0
 ssh_args = -F none -o ControlMaster=no -o ControlPath=none -o ConnectTimeout={connect} \
+         -o IdentityFile={key} -o IdentityFile={old_key} \
          -o UserKnownHostsFile={directory}/known_hosts -o {options}
 "
     )
 }
 
 #[cfg(test)]
+mod arbitrary;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ansible::testing::{HASH, create, settings, target};
+    use crate::ansible::testing::{HASH, addresses, create, settings, target};
     use serde_json::Value;
 
-    fn json(targets: &[Target]) -> Value {
-        let checked: Vec<_> = targets.iter().map(|t| t.checked().unwrap()).collect();
+    fn json(target: Target) -> Value {
+        let checked = [target.checked(&addresses()).unwrap()];
         serde_json::from_slice(&inventory(&settings(), &checked).unwrap()).unwrap()
     }
 
@@ -225,7 +242,7 @@ mod tests {
             step: create(HASH),
             ..target(42)
         };
-        let inventory = json(&[node]);
+        let inventory = json(node);
         let hosts = inventory["all"]["hosts"].as_object().unwrap();
         assert_eq!(hosts.keys().collect::<Vec<_>>(), ["node-42"]);
         let host = &hosts["node-42"];
@@ -244,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_inspection_carries_no_account() {
-        let inventory = json(&[target(7)]);
+        let inventory = json(target(7));
         let arguments = inventory["all"]["hosts"]["node-7"]["orion_account"]
             .as_object()
             .unwrap();
@@ -265,7 +282,7 @@ mod tests {
             ],
             ..target(42)
         };
-        let text = known_hosts(&[node.checked().unwrap()]);
+        let text = known_hosts(&[node.checked(&addresses()).unwrap()]);
         assert_eq!(
             text,
             "node-42 ssh-ed25519 AAAA\nnode-42 ecdsa-sha2-nistp256 BBBB=\nnode-42 ssh-ed25519 DDDD\n"

@@ -15,17 +15,17 @@ mod target;
 mod testing;
 
 pub(crate) use command::OutputTail;
-pub(crate) use events::Verdict;
+pub(crate) use events::{Verdict, verdicts_in};
 pub(crate) use instance::Instance;
 pub(crate) use play::PlayEnd;
 pub(crate) use processes::Containment;
-pub(crate) use target::{BadTarget, Step, Target, plain_key};
+pub(crate) use target::{BadTarget, CheckedTarget, Step, Target, plain_key};
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orion_core::RunKind;
+use orion_core::{AddressGuard, RunKind};
 
 use crate::config::ScheddSettings;
 
@@ -40,8 +40,10 @@ pub(crate) struct PlaySettings {
     pub state_dir: PathBuf,
     /// The account on the workers.
     pub user: String,
-    /// The pool's private key.
+    /// The pool's private key; the one before it may lie beside it.
     pub pool_key_file: PathBuf,
+    /// Asked for each host before the play.
+    pub addresses: AddressGuard,
     /// One host's time.
     pub host_timeout: Duration,
     /// ssh's ConnectTimeout.
@@ -57,6 +59,7 @@ impl PlaySettings {
             state_dir: settings.executor.state_dir.clone(),
             user: settings.ssh.user.clone(),
             pool_key_file: settings.ssh.pool_key_file.clone(),
+            addresses: settings.address_guard(),
             host_timeout: Duration::from_secs(settings.executor.host_timeout_s.into()),
             connect_timeout: Duration::from_secs(settings.ssh.connect_timeout_s.into()),
         }
@@ -89,6 +92,14 @@ impl Ansible {
             instance: Arc::new(instance),
             containment: Arc::new(containment),
         }
+    }
+
+    /// Lets a host into a play, or says why not. To be asked right before the play.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(&self, target: Target) -> Result<CheckedTarget, BadTarget> {
+        target.checked(&self.settings.addresses)
     }
 }
 

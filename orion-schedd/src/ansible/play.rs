@@ -17,7 +17,7 @@ use super::directory::PlayDirectory;
 use super::events::EventFile;
 use super::inventory::{ansible_cfg, inventory, known_hosts};
 use super::processes::{Mark, Wanted};
-use super::{Ansible, BadTarget, OutputTail, Target, Verdict, command};
+use super::{Ansible, CheckedTarget, OutputTail, Verdict, command};
 
 /// How often the events are looked at. A look is one read(2) of a file in memory.
 const LOOK: Duration = Duration::from_millis(20);
@@ -29,9 +29,6 @@ const HOST_ALLOWANCE: Duration = Duration::from_millis(200);
 /// Why a play did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlayError {
-    /// A host can't be part of it; the caller checks each before.
-    #[error("node {0}: {1}")]
-    Target(NodeId, BadTarget),
     /// Its directory can't be made or filled.
     #[error("a play's directory can't be made: {0}")]
     Directory(#[source] io::Error),
@@ -82,7 +79,7 @@ impl Ansible {
     pub(crate) async fn play(
         &self,
         kind: RunKind,
-        targets: &[Target],
+        targets: &[CheckedTarget],
         verdicts: mpsc::Sender<(NodeId, Verdict)>,
         output: &OutputTail,
         stop: &CancellationToken,
@@ -105,20 +102,16 @@ impl Ansible {
         Ok(end)
     }
 
-    fn prepare(&self, path: PathBuf, targets: &[Target]) -> Result<PlayDirectory, PlayError> {
-        let checked: Vec<_> = targets
-            .iter()
-            .map(|target| {
-                target
-                    .checked()
-                    .map_err(|bad| PlayError::Target(target.node, bad))
-            })
-            .collect::<Result<_, _>>()?;
+    fn prepare(
+        &self,
+        path: PathBuf,
+        targets: &[CheckedTarget],
+    ) -> Result<PlayDirectory, PlayError> {
         let fill = || -> io::Result<PlayDirectory> {
             let directory = PlayDirectory::create(path)?;
-            directory.write("inventory.json", &inventory(&self.settings, &checked)?)?;
-            directory.write("known_hosts", known_hosts(&checked).as_bytes())?;
-            let config = ansible_cfg(&self.settings, directory.path(), checked.len());
+            directory.write("inventory.json", &inventory(&self.settings, targets)?)?;
+            directory.write("known_hosts", known_hosts(targets).as_bytes())?;
+            let config = ansible_cfg(&self.settings, directory.path(), targets.len());
             directory.write("ansible.cfg", config.as_bytes())?;
             Ok(directory)
         };

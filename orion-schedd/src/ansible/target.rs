@@ -2,17 +2,16 @@
 //! pattern, a template or an option in a file that Ansible or ssh reads.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use orion_core::{HostName, NodeId, Uid, UserName};
+use orion_core::{AddressGuard, NodeId, RunOutcome, Uid, UserName};
 
 /// One host of a play and what is done there.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     /// Which node.
     pub node: NodeId,
-    /// Where to dial: an IP address or a plain host name.
+    /// Where to dial: an IP address or a listed host name.
     pub host: String,
     /// The SSH port.
     pub port: u16,
@@ -66,9 +65,9 @@ impl fmt::Debug for Step {
 /// Why a host can't be part of a play.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadTarget {
-    /// Neither an IP address nor a plain host name.
-    #[error("its contact address is neither an IP address nor a host name")]
-    Address,
+    /// Not where a worker may be; a sentence that says what it must be.
+    #[error("not dialled: its address {0}")]
+    Address(String),
     /// Port 0.
     #[error("its contact port is 0")]
     Port,
@@ -80,32 +79,35 @@ pub(crate) enum BadTarget {
     Hash,
 }
 
-/// A [`Target`] that may be written into files.
+impl BadTarget {
+    /// What this means for the run.
+    pub(crate) fn outcome(&self) -> RunOutcome {
+        match self {
+            Self::Address(_) => RunOutcome::Unreachable,
+            Self::Port | Self::HostKeys | Self::Hash => RunOutcome::Failed,
+        }
+    }
+}
+
+/// A [`Target`] that may be dialled and written into files.
 #[derive(Debug)]
-pub(super) struct CheckedTarget<'a> {
-    pub(super) target: &'a Target,
-    /// An IP address or a host name.
+pub(crate) struct CheckedTarget {
+    pub(super) target: Target,
+    /// An IP address or a listed host name.
     pub(super) host: String,
     /// `type base64` each.
     pub(super) host_keys: Vec<String>,
 }
 
 impl Target {
-    /// Refuses whatever could be more than data in a file that Ansible or ssh reads.
+    /// Refuses addresses where no worker may be, and whatever could be more than data in a file that Ansible or ssh
+    /// reads.
     ///
     /// # Errors
     /// What is wrong, in words for an operator.
-    pub(crate) fn check(&self) -> Result<(), BadTarget> {
-        self.checked().map(drop)
-    }
-
-    pub(super) fn checked(&self) -> Result<CheckedTarget<'_>, BadTarget> {
-        let host = match self.host.parse::<IpAddr>() {
-            Ok(address) => address.to_string(),
-            Err(_) => HostName::parse(&self.host)
-                .map_err(|_| BadTarget::Address)?
-                .to_string(),
-        };
+    pub(super) fn checked(self, addresses: &AddressGuard) -> Result<CheckedTarget, BadTarget> {
+        let host = addresses.check(&self.host).map_err(BadTarget::Address)?;
+        let host = host.to_string();
         if self.port == 0 {
             return Err(BadTarget::Port);
         }
@@ -155,7 +157,11 @@ fn is_sha512crypt(hash: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ansible::testing::{HASH, create, target};
+    use crate::ansible::testing::{HASH, addresses, create, target};
+
+    fn check(target: Target) -> Result<(), BadTarget> {
+        target.checked(&addresses()).map(drop)
+    }
 
     #[test]
     fn an_address_that_is_more_than_an_address_is_refused() {
@@ -169,19 +175,29 @@ mod tests {
             "a\nb",
             "user@host",
             "[::1]",
+            "127.0.0.1",
+            "::ffff:192.0.2.7",
+            "169.254.169.254",
+            "8.8.8.8",
+            "worker1",
         ] {
             let bad = Target {
                 host: host.to_owned(),
                 ..target(1)
             };
-            assert_eq!(bad.check(), Err(BadTarget::Address), "{host}");
+            let refused = check(bad).unwrap_err();
+            assert!(
+                matches!(refused, BadTarget::Address(_)),
+                "{host}: {refused}"
+            );
+            assert_eq!(refused.outcome(), RunOutcome::Unreachable);
         }
         for host in ["192.0.2.7", "2001:db8::1", "host.docker.internal"] {
             let good = Target {
                 host: host.to_owned(),
                 ..target(1)
             };
-            assert_eq!(good.check(), Ok(()), "{host}");
+            assert_eq!(check(good), Ok(()), "{host}");
         }
     }
 
@@ -199,7 +215,7 @@ mod tests {
                 step: create(hash),
                 ..target(1)
             };
-            assert_eq!(bad.check(), Err(BadTarget::Hash), "{hash}");
+            assert_eq!(check(bad), Err(BadTarget::Hash), "{hash}");
         }
     }
 
@@ -209,7 +225,7 @@ mod tests {
             host_keys: vec!["nonsense".to_owned()],
             ..target(1)
         };
-        assert_eq!(bad.check(), Err(BadTarget::HostKeys));
+        assert_eq!(check(bad), Err(BadTarget::HostKeys));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use orion_core::{NodeId, Uid, UserName};
+use orion_core::{AddressGuard, AddressRules, HostName, NodeId, Uid, UserName};
+use orion_daemon::is_own_address;
 
 use super::{PlaySettings, Step, Target};
 
@@ -13,9 +14,22 @@ pub(super) fn settings() -> PlaySettings {
         state_dir: "/var/lib/orion-schedd".into(),
         user: "orion-node".to_owned(),
         pool_key_file: "/etc/orion/schedd/pool_key".into(),
+        addresses: addresses(),
         host_timeout: Duration::from_secs(20),
         connect_timeout: Duration::from_secs(5),
     }
+}
+
+/// The networks for documentation, and one name.
+pub(super) fn addresses() -> AddressGuard {
+    let rules = AddressRules {
+        networks: vec![
+            "192.0.2.0/24".parse().unwrap(),
+            "2001:db8::/32".parse().unwrap(),
+        ],
+        names: vec![HostName::parse("host.docker.internal").unwrap()],
+    };
+    AddressGuard::new(rules, None, is_own_address)
 }
 
 pub(super) fn target(node: u64) -> Target {

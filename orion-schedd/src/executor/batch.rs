@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Ended, HOLD, Shared};
-use crate::ansible::{OutputTail, PlayEnd, Step, Target, Verdict};
+use crate::ansible::{CheckedTarget, OutputTail, PlayEnd, Step, Target, Verdict};
 
 /// How long a result is tried to be recorded while the database is away. After that the claim has long expired, and
 /// the run is done again at a higher epoch.
@@ -81,29 +81,32 @@ impl Batch {
     }
 
     /// The hosts of the play. A run that can't be part of one fails here, with words for an operator.
-    fn targets(&mut self) -> Vec<Target> {
+    fn targets(&mut self) -> Vec<CheckedTarget> {
         let mut targets = Vec::new();
         for (_, run) in std::mem::take(&mut self.open) {
-            let target = target_of(&run);
-            match target.map(|target| target.check().map(|()| target)) {
+            let ansible = &self.shared.parts.ansible;
+            match target_of(&run).map(|target| ansible.check(target)) {
                 Some(Ok(target)) => {
                     targets.push(target);
                     self.open.insert(run.node, run);
                 }
-                Some(Err(bad)) => self.fail(run, bad.to_string()),
-                None => self.fail(run, "the run has no account to act on".to_owned()),
+                Some(Err(bad)) => self.fail(run, bad.outcome(), bad.to_string()),
+                None => {
+                    let detail = "the run has no account to act on";
+                    self.fail(run, RunOutcome::Failed, detail.to_owned());
+                }
             }
         }
         targets
     }
 
-    fn fail(&mut self, run: ClaimedRun, detail: String) {
+    fn fail(&mut self, run: ClaimedRun, outcome: RunOutcome, detail: String) {
         self.verdicts += 1;
-        self.record(run, report(RunOutcome::Failed, detail));
+        self.record(run, report(outcome, detail));
     }
 
     /// Tells whether the play was stopped from outside.
-    async fn play(&mut self, targets: Vec<Target>, stop: &CancellationToken) -> bool {
+    async fn play(&mut self, targets: Vec<CheckedTarget>, stop: &CancellationToken) -> bool {
         let start = Instant::now();
         let hosts = targets.len();
         self.shared.parts.metrics.play_started(self.kind, hosts);

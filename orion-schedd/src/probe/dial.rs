@@ -4,20 +4,22 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use orion_core::AddressGuard;
 use orion_store::Address;
 use russh::client::{AuthResult, Config, Handle, Handler};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, compression, kex};
 use tokio::time::timeout;
 
 use crate::ansible::plain_key;
+use crate::pool_keys::{PoolKey, PoolKeys};
 
 /// What a dial met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Dial {
-    /// A pinned key, and a login.
-    LoggedIn,
+    /// A pinned key, and a login; with which of the pool's keys, `type base64`.
+    LoggedIn(String),
     /// A pinned key, and no login; why.
     Refused(String),
     /// Another key than the pinned ones, `type base64`. Nothing was said about ourselves.
@@ -26,24 +28,29 @@ pub(crate) enum Dial {
     FirstKey(String),
     /// Nobody, or nobody in time; why.
     NoAnswer(String),
+    /// Not dialled: no worker may be there; why.
+    Forbidden(String),
 }
 
 impl Dial {
     /// For counting.
     pub(crate) fn word(&self) -> &'static str {
         match self {
-            Self::LoggedIn => "logged_in",
+            Self::LoggedIn(_) => "logged_in",
             Self::Refused(_) => "refused",
             Self::OtherKey(_) => "other_key",
             Self::FirstKey(_) => "first_key",
             Self::NoAnswer(_) => "no_answer",
+            Self::Forbidden(_) => "forbidden",
         }
     }
 }
 
-/// Logs in to nodes.
+/// Logs in to nodes, at addresses where a worker may be and nowhere else.
 pub(crate) struct Dialler {
-    key: PrivateKeyWithHashAlg,
+    guard: AddressGuard,
+    /// The newest first, each with its public half.
+    keys: Vec<(PrivateKeyWithHashAlg, String)>,
     user: String,
     timeout: Duration,
 }
@@ -74,9 +81,15 @@ const KEX: &[kex::Name] = &[
 
 impl Dialler {
     /// `timeout` bounds everything from the first packet to the login.
-    pub(crate) fn new(key: PrivateKey, user: &str, timeout: Duration) -> Self {
+    pub(crate) fn new(guard: AddressGuard, keys: &PoolKeys, user: &str, timeout: Duration) -> Self {
+        let with_public = |key: &PoolKey| {
+            let private = Arc::new(key.private.clone());
+            let private = PrivateKeyWithHashAlg::new(private, None);
+            (private, key.public.clone())
+        };
         Self {
-            key: PrivateKeyWithHashAlg::new(Arc::new(key), None),
+            guard,
+            keys: keys.all().map(with_public).collect(),
             user: user.to_owned(),
             timeout,
         }
@@ -84,6 +97,10 @@ impl Dialler {
 
     /// Dials an address where one of the `pinned` keys (`type base64`) is expected.
     pub(crate) async fn dial(&self, address: &Address, pinned: &[String]) -> Dial {
+        let host = match self.guard.check(&address.host) {
+            Ok(host) => host.to_string(),
+            Err(reason) => return Dial::Forbidden(format!("its address {reason}")),
+        };
         let pinned: Vec<String> = pinned.iter().filter_map(|key| plain_key(key)).collect();
         let Some(config) = self.config(&pinned) else {
             return Dial::NoAnswer(
@@ -96,7 +113,11 @@ impl Dialler {
             pinned,
             met: Arc::clone(&met),
         };
-        let login = timeout(self.timeout, self.login(address, config, handler)).await;
+        let login = timeout(
+            self.timeout,
+            self.login((host.as_str(), address.port), config, handler),
+        )
+        .await;
         match (login, met.get()) {
             (
                 _,
@@ -112,7 +133,7 @@ impl Dialler {
                     expected: false,
                 }),
             ) => Dial::OtherKey(key.clone()),
-            (Ok(Ok(true)), Some(_)) => Dial::LoggedIn,
+            (Ok(Ok(Some(key))), Some(_)) => Dial::LoggedIn(key),
             (Ok(Ok(_)), _) => Dial::Refused("the pool's key is not accepted".to_owned()),
             (Ok(Err(error)), Some(_)) => Dial::Refused(error.to_string()),
             (Err(_), Some(_)) => {
@@ -125,24 +146,31 @@ impl Dialler {
         }
     }
 
+    /// The public half of the key that was let in.
     async fn login(
         &self,
-        address: &Address,
+        place: (&str, u16),
         config: Config,
         handler: Check,
-    ) -> Result<bool, russh::Error> {
-        let place = (address.host.as_str(), address.port);
+    ) -> Result<Option<String>, russh::Error> {
         let mut session: Handle<Check> =
             russh::client::connect(Arc::new(config), place, handler).await?;
-        let login = session
-            .authenticate_publickey(&self.user, self.key.clone())
-            .await?;
+        let mut used = None;
+        for (key, public) in &self.keys {
+            let login = session
+                .authenticate_publickey(&self.user, key.clone())
+                .await?;
+            if matches!(login, AuthResult::Success) {
+                used = Some(public.clone());
+                break;
+            }
+        }
         // A farewell that does not arrive is as good: the login has been seen.
         session
             .disconnect(Disconnect::ByApplication, "", "")
             .await
             .unwrap_or_default();
-        Ok(matches!(login, AuthResult::Success))
+        Ok(used)
     }
 
     /// Types that are pinned come first, so that a server with keys of several types shows one that can be compared.
@@ -207,19 +235,56 @@ impl Handler for Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ScheddSettings;
+    use crate::rotation::rotate;
+    use orion_core::{AddressRules, HostName};
     use orion_testkit::scripted::Reach;
     use orion_testkit::{BlackHole, Worker, Workers};
-    use russh::keys::ssh_key::private::Ed25519Keypair;
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    /// Dials with the keys at that place; `localhost` is allowed by its name.
+    fn dialler_with(pool_key: &Path) -> Dialler {
+        let rules = AddressRules {
+            networks: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+            names: vec![HostName::parse("localhost").unwrap()],
+        };
+        let settings = ScheddSettings {
+            addresses: rules,
+            ..ScheddSettings::default()
+        };
+        let keys = PoolKeys::read(pool_key).unwrap();
+        Dialler::new(
+            settings.address_guard(),
+            &keys,
+            "orion-node",
+            orion_testkit::PATIENCE,
+        )
+    }
 
     fn dialler(workers: &Workers) -> Dialler {
-        let key = PrivateKey::from_openssh(std::fs::read(workers.pool_key()).unwrap()).unwrap();
-        Dialler::new(key, "orion-node", orion_testkit::PATIENCE)
+        dialler_with(workers.pool_key())
+    }
+
+    fn rotated(pool_key: &Path) {
+        let mut settings = ScheddSettings::default();
+        settings.ssh.pool_key_file = pool_key.to_owned();
+        rotate(&settings).unwrap();
+    }
+
+    fn public(pool_key: &Path) -> String {
+        let keys = PoolKeys::read(pool_key).unwrap();
+        keys.all().next().unwrap().public.clone()
     }
 
     fn address(worker: &Worker) -> Address {
+        at(worker.port())
+    }
+
+    fn at(port: u16) -> Address {
         Address {
-            host: "127.0.0.1".to_owned(),
-            port: worker.port(),
+            host: "localhost".to_owned(),
+            port,
         }
     }
 
@@ -228,7 +293,61 @@ mod tests {
         let workers = Workers::new(1);
         let pinned = [format!("{} root@worker", workers[0].host_key())];
         let met = dialler(&workers).dial(&address(&workers[0]), &pinned).await;
-        assert_eq!(met, Dial::LoggedIn);
+        assert_eq!(met, Dial::LoggedIn(public(workers.pool_key())));
+    }
+
+    #[tokio::test]
+    async fn while_keys_are_rotated_the_new_one_is_tried_first_and_the_old_one_in_the_same_connection()
+     {
+        let workers = Workers::new(1);
+        let pinned = [workers[0].host_key().to_owned()];
+        let old = public(workers.pool_key());
+        rotated(workers.pool_key());
+        let new = public(workers.pool_key());
+        let dialler = dialler(&workers);
+        for (let_in, used) in [(&[&old][..], &old), (&[&old, &new], &new), (&[&new], &new)] {
+            workers[0].lets_in(let_in);
+            let met = dialler.dial(&address(&workers[0]), &pinned).await;
+            assert_eq!(met, Dial::LoggedIn(used.clone()));
+        }
+        workers[0].lets_in(&[]);
+        let met = dialler.dial(&address(&workers[0]), &pinned).await;
+        assert!(matches!(met, Dial::Refused(_)), "{met:?}");
+    }
+
+    #[tokio::test]
+    async fn no_connection_is_made_to_an_address_that_no_worker_can_have() {
+        let workers = Workers::new(1);
+        let dialler = dialler(&workers);
+        // On every address of this machine.
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "::",
+            "169.254.169.254",
+            "224.0.0.1",
+            "LOCALHOST.",
+            "ip6-localhost",
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "",
+        ] {
+            let place = Address {
+                host: host.to_owned(),
+                port,
+            };
+            let met = dialler.dial(&place, &[]).await;
+            assert!(matches!(met, Dial::Forbidden(_)), "{host}: {met:?}");
+        }
+        let seen = listener.accept().map(|(_, from)| from);
+        assert!(seen.is_err(), "{seen:?}");
     }
 
     #[tokio::test]
@@ -249,9 +368,7 @@ mod tests {
     #[tokio::test]
     async fn a_login_that_is_refused_is_not_silence() {
         let workers = Workers::new(1);
-        let stranger = PrivateKey::from(Ed25519Keypair::from_seed(&[7; 32]));
-        let dialler = Dialler::new(stranger, "orion-node", orion_testkit::PATIENCE);
-        let met = dialler
+        let met = dialler_with(Workers::new(0).pool_key())
             .dial(&address(&workers[0]), &[workers[0].host_key().to_owned()])
             .await;
         assert!(matches!(met, Dial::Refused(_)), "{met:?}");
@@ -266,10 +383,7 @@ mod tests {
         assert!(matches!(met, Dial::NoAnswer(_)), "{met:?}");
 
         let hole = BlackHole::listen().await;
-        let silent = Address {
-            host: hole.address().ip().to_string(),
-            port: hole.address().port(),
-        };
+        let silent = at(hole.address().port());
         let mut hasty = dialler(&workers);
         hasty.timeout = Duration::from_millis(100);
         let met = hasty.dial(&silent, &pinned).await;

@@ -18,11 +18,13 @@ use orion_core::{
     UserName,
 };
 use orion_store::{
-    Address, DatabaseSettings, Registration, RentDecision, RentOrder, RequestView, Scope, Store,
+    Address, Admission, DatabaseSettings, Registration, RentDecision, RentOrder, RequestView,
+    Scope, Store,
 };
 use orion_testkit::scripted::{LogLine, Op};
 use orion_testkit::{
-    Client, Daemon, DaemonBuilder, Database, PATIENCE, Scratch, Worker, Workers, wait_until_async,
+    Client, Daemon, DaemonBuilder, Database, HOST, PATIENCE, Scratch, Worker, Workers,
+    wait_until_async,
 };
 use serde_json::Value;
 
@@ -46,6 +48,8 @@ pub struct Plan {
     pub connect_timeout_s: u32,
     pub drain_s: u32,
     pub plays: u32,
+    /// `addresses.networks`, as TOML; the workers are `localhost`, which is listed.
+    pub networks: &'static str,
     /// Instances of one test that shall not share a runtime directory have different names.
     pub name: &'static str,
 }
@@ -90,6 +94,7 @@ impl Bed {
             connect_timeout_s: 5,
             drain_s: 30,
             plays: 4,
+            networks: "[]",
             name: "one",
         }
     }
@@ -123,6 +128,9 @@ impl Bed {
                 [ssh]
                 pool_key_file = "{key}"
                 connect_timeout_s = {connect_timeout_s}
+                [addresses]
+                networks = {networks}
+                names = ["localhost"]
                 [notify]
                 socket = "{notify}"
                 [cron]
@@ -142,6 +150,7 @@ impl Bed {
             playbooks = plan.playbooks_dir.display(),
             key = self.workers.pool_key().display(),
             connect_timeout_s = plan.connect_timeout_s,
+            networks = plan.networks,
             notify = self.notify_socket(plan).display(),
         )
     }
@@ -169,7 +178,7 @@ impl Bed {
 
     pub async fn register_at(&self, hostname: &str, port: u16, host_key: &str) {
         let address = Address {
-            host: "127.0.0.1".to_owned(),
+            host: HOST.to_owned(),
             port,
         };
         let registration = Registration {
@@ -178,8 +187,12 @@ impl Bed {
             contact: address,
             host_keys: &[host_key.to_owned()],
             agent: None,
+            boot_id: None,
+            signed: None,
+            signing_key: None,
         };
-        self.store.register(&registration).await.unwrap();
+        let registered = self.store.register(&registration, Admission::Open).await;
+        registered.unwrap();
     }
 
     /// Waits until exactly so many nodes are alive and ready.

@@ -1,4 +1,4 @@
-"""The worker's memory under /var/lib/orion-node: the lock, and one record per account.
+"""The worker's memory under /var/lib/orion-node: the lock, and one record per account (and `source`, see there).
 
 A record is written before anything is done, so that a later job with an older
 epoch finds it and stops. It stays when the account is gone.
@@ -112,11 +112,16 @@ def write(record: Record) -> None:
         os.close(directory)
 
 
+def make_directories() -> None:
+    """Make the module's directories where they are missing, for root alone."""
+    os.makedirs(ACCOUNTS_DIR, mode=0o700, exist_ok=True)
+    os.chmod(STATE_DIR, 0o700)
+
+
 @contextlib.contextmanager
 def locked(job: Job) -> Iterator[None]:
     """Hold the worker's lock, so that one job at a time touches accounts."""
-    os.makedirs(ACCOUNTS_DIR, mode=0o700, exist_ok=True)
-    os.chmod(STATE_DIR, 0o700)
+    make_directories()
     fd = os.open(f"{STATE_DIR}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     reserve = min(2.0, job.deadline.left() / 2)
     try:

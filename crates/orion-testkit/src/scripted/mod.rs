@@ -94,6 +94,8 @@ pub struct Account {
 pub struct WorkerState {
     /// `ssh-ed25519 AAAA…`
     pub host_key: String,
+    /// The public keys that open `orion-node`, `type base64`.
+    pub lets_in: Vec<String>,
     /// How its SSH port answers.
     pub reach: Reach,
     /// Names of accounts that are not Orion's.

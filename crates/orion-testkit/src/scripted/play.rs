@@ -2,6 +2,7 @@
 
 use super::module::{Arguments, Reply, act};
 use super::{Act, Farm, LogLine, Op, Reach, now_ms};
+use crate::ssh::public_line_of;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Write;
@@ -83,6 +84,8 @@ struct Play {
     op: Op,
     hosts: Vec<(String, Value)>,
     known_hosts: String,
+    /// The public halves of what `ansible.cfg` has ssh log in with; none where there is no such file.
+    identities: Option<Vec<String>>,
     task_timeout: Duration,
     events: Option<Mutex<File>>,
 }
@@ -125,6 +128,7 @@ impl Play {
             op,
             hosts,
             known_hosts: std::fs::read_to_string(known_hosts).unwrap_or_default(),
+            identities: identities(&inventory_path.with_file_name("ansible.cfg")),
             task_timeout: Duration::from_secs_f64(timeout),
             events,
         }
@@ -190,6 +194,10 @@ impl Play {
         }
         if let Some(end) = self.check_host_key(name, &state.host_key) {
             return end;
+        }
+        let let_in = |keys: &Vec<String>| keys.iter().any(|key| state.lets_in.contains(key));
+        if !self.identities.as_ref().is_none_or(let_in) {
+            return self.unreachable(name, "auth", "Permission denied (publickey).");
         }
         let arguments: Arguments =
             serde_json::from_value(vars["orion_account"].clone()).expect("the module's arguments");
@@ -376,6 +384,16 @@ impl Play {
             std::thread::sleep(Duration::from_millis(100).min(limit));
         }
     }
+}
+
+/// As ssh does it: a file that is not there is passed over.
+fn identities(config: &Path) -> Option<Vec<String>> {
+    let config = std::fs::read_to_string(config).ok()?;
+    let files = config
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("IdentityFile="));
+    let keys = files.filter_map(|file| std::fs::read(file).ok());
+    Some(keys.map(|key| public_line_of(&key)).collect())
 }
 
 fn read_json(path: &Path) -> Value {
