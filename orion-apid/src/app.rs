@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use orion_core::{AddressGuard, PublicKey};
 use orion_daemon::Keyring;
+use orion_signature::SigningKey;
 use orion_store::Store;
 
 use crate::auth::password::PasswordHasher;
@@ -28,6 +30,10 @@ pub struct App {
     pub crypt: Crypt,
     /// What passwords and digests derive from.
     pub server_keys: Keyring,
+    /// Sign answers to agents, the current one first.
+    pub signing_keys: Vec<SigningKey>,
+    /// Where workers may be.
+    pub addresses: AddressGuard,
     /// The line to orion-schedd.
     pub schedd: Schedd,
     /// Records beats.
@@ -36,6 +42,13 @@ pub struct App {
     pub gate: Gate,
     /// Counters.
     pub metrics: Metrics,
+}
+
+impl App {
+    /// What agents may believe from now on.
+    pub fn public_signing_keys(&self) -> Vec<PublicKey> {
+        self.signing_keys.iter().map(SigningKey::public).collect()
+    }
 }
 
 impl fmt::Debug for App {

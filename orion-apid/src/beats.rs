@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use orion_core::{NodeId, ProblemCode};
-use orion_store::{Beat, Store, StoreError};
+use orion_core::{NodeId, ProblemCode, PublicKey};
+use orion_store::{Beat, BeatOutcome, BeatsRecorded, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -22,8 +23,19 @@ const MAX_BATCH: usize = 200;
 /// Beats that may wait; agents beyond that are told to come later.
 const MAX_WAITING: usize = 10_000;
 
-type Outcome = Result<bool, Lost>;
-type Pending = HashMap<NodeId, (Beat, Vec<oneshot::Sender<Outcome>>)>;
+/// What became of one beat.
+#[derive(Debug, Clone)]
+pub struct RecordedBeat {
+    /// Its outcome.
+    pub outcome: BeatOutcome,
+    /// The pool's SSH public keys, the newest first.
+    pub pool_keys: Arc<[String]>,
+}
+
+type Outcome = Result<RecordedBeat, Lost>;
+
+/// One beat of each node and signer: a stranger's must not displace a node's own.
+type Pending = HashMap<(NodeId, Option<PublicKey>), (Beat, Vec<oneshot::Sender<Outcome>>)>;
 
 /// The commit failed; the log knows why.
 #[derive(Debug, Clone, Copy)]
@@ -42,27 +54,24 @@ impl Beats {
     pub fn new(store: Store, metrics: Metrics) -> (Self, impl Future<Output = ()> + Send) {
         Self::with_writer(metrics, move |beats: Vec<Beat>| {
             let store = store.clone();
-            async move {
-                let known = store.beat_many(&beats).await?;
-                Ok(known.into_iter().collect())
-            }
+            async move { store.beat_many(&beats).await }
         })
     }
 
     fn with_writer<W, F>(metrics: Metrics, write: W) -> (Self, impl Future<Output = ()> + Send)
     where
         W: Fn(Vec<Beat>) -> F + Send + Sync,
-        F: Future<Output = Result<Vec<NodeId>, StoreError>> + Send,
+        F: Future<Output = Result<BeatsRecorded, StoreError>> + Send,
     {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         (Self { queue }, write_all(waiting, metrics, write))
     }
 
-    /// Records a beat; returns after the commit, with whether the node is known.
+    /// Records a beat; returns after the commit.
     ///
     /// # Errors
     /// `database_down`, `internal`; `too_many_requests` where too many wait.
-    pub async fn record(&self, beat: Beat) -> Result<bool, Failure> {
+    pub async fn record(&self, beat: Beat) -> Result<RecordedBeat, Failure> {
         let (sender, outcome) = oneshot::channel();
         if self.queue.try_send((beat, sender)).is_err() {
             let detail = "too many beats wait to be recorded";
@@ -72,7 +81,7 @@ impl Beats {
             database_down: true,
         };
         match outcome.await.unwrap_or(Err(down)) {
-            Ok(known) => Ok(known),
+            Ok(recorded) => Ok(recorded),
             Err(Lost {
                 database_down: true,
             }) => Err(Failure::database_down("see the writer's line")),
@@ -89,7 +98,7 @@ async fn write_all<W, F>(
     write: W,
 ) where
     W: Fn(Vec<Beat>) -> F,
-    F: Future<Output = Result<Vec<NodeId>, StoreError>>,
+    F: Future<Output = Result<BeatsRecorded, StoreError>>,
 {
     let mut next = Instant::now();
     while let Some(first) = waiting.recv().await {
@@ -111,11 +120,27 @@ async fn write_all<W, F>(
     }
 }
 
-/// A node that beats twice within a batch is written once, with what it said last; both beats are answered.
+/// A node that beats twice within a batch is written once, with what it said last, and both beats are answered. A signed
+/// one whose counter does not rise is a copy.
 fn add(batch: &mut Pending, (beat, sender): (Beat, oneshot::Sender<Outcome>)) {
+    let counter = |beat: &Beat| beat.signed.map(|by| by.counter);
+    let signer = beat.signed.map(|by| by.key);
     let entry = batch
-        .entry(beat.node)
+        .entry((beat.node, signer))
         .or_insert_with(|| (beat.clone(), Vec::new()));
+    let first = entry.1.is_empty();
+    if !first
+        && let (Some(known), Some(new)) = (counter(&entry.0), counter(&beat))
+        && new <= known
+    {
+        let copy = RecordedBeat {
+            outcome: BeatOutcome::OldCounter(known),
+            pool_keys: Arc::default(),
+        };
+        // An agent that hung up wants no answer.
+        sender.send(Ok(copy)).unwrap_or_default();
+        return;
+    }
     entry.0 = beat;
     entry.1.push(sender);
 }
@@ -123,31 +148,37 @@ fn add(batch: &mut Pending, (beat, sender): (Beat, oneshot::Sender<Outcome>)) {
 async fn settle<W, F>(batch: Pending, metrics: &Metrics, write: W)
 where
     W: Fn(Vec<Beat>) -> F,
-    F: Future<Output = Result<Vec<NodeId>, StoreError>>,
+    F: Future<Output = Result<BeatsRecorded, StoreError>>,
 {
-    let beats: Vec<Beat> = batch.values().map(|(beat, _)| beat.clone()).collect();
+    let (beats, waiting): (Vec<Beat>, Vec<_>) = batch.into_values().unzip();
     metrics.beat_commits.inc();
+    let nodes = beats.len();
     let result = write(beats).await.map_err(|error| {
-        tracing::warn!(
-            error = chain(&error),
-            nodes = batch.len(),
-            "beats were not recorded"
-        );
+        tracing::warn!(error = chain(&error), nodes, "beats were not recorded");
         Lost {
             database_down: error.is_unavailable(),
         }
     });
-    for (node, (_, senders)) in batch {
-        let outcome = match &result {
-            Ok(known) => Ok(known.contains(&node)),
-            Err(lost) => Err(*lost),
-        };
+    let outcomes: Vec<Outcome> = match result {
+        Ok(recorded) => {
+            let pool_keys: Arc<[String]> = recorded.pool_keys.into();
+            let with_keys = |outcome| {
+                Ok(RecordedBeat {
+                    outcome,
+                    pool_keys: Arc::clone(&pool_keys),
+                })
+            };
+            recorded.outcomes.into_iter().map(with_keys).collect()
+        }
+        Err(lost) => vec![Err(lost); nodes],
+    };
+    for (senders, outcome) in waiting.into_iter().zip(outcomes) {
         for sender in senders {
             if outcome.is_ok() {
                 metrics.beats.inc();
             }
             // An agent that hung up wants no answer.
-            sender.send(outcome).unwrap_or_default();
+            sender.send(outcome.clone()).unwrap_or_default();
         }
     }
 }
@@ -155,13 +186,32 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use orion_core::NodeStatus;
+    use orion_store::SignedBy;
+    use std::sync::Mutex;
+
+    const RECORDED: BeatOutcome = BeatOutcome::Recorded {
+        status: NodeStatus::Alive,
+    };
 
     fn beat(node: u64, boot: &str) -> Beat {
         Beat {
             node: NodeId(node),
             boot_id: boot.to_owned(),
             agent: "0.1.0".to_owned(),
+            signed: None,
+            signing_key: None,
+        }
+    }
+
+    fn signed(node: u64, key: u8, counter: u64) -> Beat {
+        Beat {
+            signed: Some(SignedBy {
+                key: PublicKey::from_bytes([key; 32]),
+                next_key: None,
+                counter,
+            }),
+            ..beat(node, "a")
         }
     }
 
@@ -172,40 +222,51 @@ mod tests {
         let written = Written::default();
         let kept = Arc::clone(&written);
         let (beats, writer) = Beats::with_writer(Metrics::default(), move |batch: Vec<Beat>| {
-            let known = batch
-                .iter()
-                .map(|beat| beat.node)
-                .filter(|node| node.0 < 1000)
-                .collect();
+            let judge = |beat: &Beat| match beat.node.0 {
+                0..1000 => RECORDED,
+                _ => BeatOutcome::Unknown,
+            };
+            let recorded = BeatsRecorded {
+                outcomes: batch.iter().map(judge).collect(),
+                pool_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+            };
             let mut rows: Vec<_> = batch
                 .into_iter()
                 .map(|beat| (beat.node.0, beat.boot_id))
                 .collect();
             rows.sort();
             kept.lock().unwrap().push(rows);
-            async move { Ok(known) }
+            async move { Ok(recorded) }
         });
         tokio::spawn(writer);
         (beats, written)
     }
 
-    async fn record_all(beats: &Beats, all: Vec<Beat>) -> Vec<bool> {
-        let mut tasks = tokio::task::JoinSet::new();
-        for beat in all {
+    async fn record(beats: &Beats, beat: Beat) -> BeatOutcome {
+        beats.record(beat).await.unwrap().outcome
+    }
+
+    /// The outcomes in the order of the beats.
+    async fn record_all(beats: &Beats, all: Vec<Beat>) -> Vec<BeatOutcome> {
+        let all = all.into_iter().map(|beat| {
             let beats = beats.clone();
-            tasks.spawn(async move { beats.record(beat).await.unwrap() });
+            tokio::spawn(async move { record(&beats, beat).await })
+        });
+        let mut outcomes = Vec::new();
+        for one in all.collect::<Vec<_>>() {
+            outcomes.push(one.await.unwrap());
         }
-        tasks.join_all().await
+        outcomes
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_beat_is_recorded_at_once_and_those_that_follow_together() {
         let (beats, written) = recorder();
         let start = Instant::now();
-        assert!(beats.record(beat(1, "a")).await.unwrap());
+        assert_eq!(record(&beats, beat(1, "a")).await, RECORDED);
         assert!(start.elapsed() < Duration::from_millis(10));
-        let known = record_all(&beats, (2..=50).map(|node| beat(node, "a")).collect()).await;
-        assert!(known.into_iter().all(|known| known));
+        let outcomes = record_all(&beats, (2..=50).map(|node| beat(node, "a")).collect()).await;
+        assert!(outcomes.into_iter().all(|outcome| outcome == RECORDED));
         assert!(
             start.elapsed() <= Duration::from_secs(1),
             "{:?}",
@@ -249,7 +310,7 @@ mod tests {
         record_all(&beats, vec![beat(9, "x")]).await;
         assert_eq!(
             record_all(&beats, vec![beat(1, "a"), beat(1, "b")]).await,
-            [true, true]
+            [RECORDED, RECORDED]
         );
         assert_eq!(written.lock().unwrap()[1], [(1, "b".to_owned())]);
     }
@@ -257,7 +318,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn unknown_nodes_are_told_so() {
         let (beats, _) = recorder();
-        assert!(!beats.record(beat(1000, "a")).await.unwrap());
+        assert_eq!(record(&beats, beat(1000, "a")).await, BeatOutcome::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_in_the_same_batch_is_told_that_its_counter_was_used() {
+        let (beats, _) = recorder();
+        record(&beats, beat(9, "x")).await;
+        let all = vec![signed(1, 1, 7), signed(1, 1, 7), signed(1, 1, 8)];
+        let outcomes = record_all(&beats, all).await;
+        assert_eq!(outcomes, [RECORDED, BeatOutcome::OldCounter(7), RECORDED]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_strangers_beat_for_a_node_does_not_displace_its_own() {
+        let (beats, written) = recorder();
+        record(&beats, beat(9, "x")).await;
+        record_all(
+            &beats,
+            vec![signed(1, 1, 7), signed(1, 2, 99), beat(1, "bare")],
+        )
+        .await;
+        assert_eq!(written.lock().unwrap()[1].len(), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,21 +2,24 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use orion_core::{Password, Role, UserName};
-use orion_daemon::{ConfigArgs, KeyId, SecretError, Settings, generate_key_line, write_secret_new};
+use orion_daemon::{
+    ConfigArgs, KeyId, Keyring, SecretError, Settings, generate_key_line, secret_file,
+    write_secret_new,
+};
 use orion_store::{DatabaseSettings, bootstrap};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::password::PasswordHasher;
 use crate::config::ApidSettings;
-use crate::serve::open;
+use crate::serve::{open, signing_keys};
 
 /// Orion's REST API: decides, records, answers.
 #[derive(Debug, Parser)]
@@ -45,6 +48,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         database: DatabaseArgs,
     },
+    /// Make a new key that signs answers to agents, beside the one there is; then restart every orion-apid
+    RotateSigningKey,
+    /// Take the older signing keys away, once every agent believes the newest; then restart every orion-apid
+    RetireSigningKey(DatabaseArgs),
     /// Make an administrator; the password is asked for, or read from standard input
     CreateAdmin {
         /// The administrator's name
@@ -109,6 +116,7 @@ pub(crate) async fn init(
     for path in [
         &settings.auth.jwt_keys_file,
         &settings.rent.server_keys_file,
+        &settings.registration.signing_keys_file,
     ] {
         match new_secret(path) {
             Ok(()) => say(&format!("{} written", path.display()))?,
@@ -139,12 +147,90 @@ fn new_secret(path: &Path) -> Result<(), SecretError> {
             .map_err(unwritable(parent))?;
         give(parent)?;
     }
+    write_secret_new(path, new_key_line()?.expose_secret().as_bytes())?;
+    give(path)
+}
+
+/// A line with a new key under a name of its own.
+fn new_key_line() -> Result<SecretString, SecretError> {
     let mut id = [0; 4];
     getrandom::fill(&mut id).map_err(|error| SecretError::NoRandom(error.to_string()))?;
     let id = KeyId::new(&format!("k{:08x}", u32::from_be_bytes(id)));
     let id = id.ok_or_else(|| SecretError::NoRandom("a key id".to_owned()))?;
-    write_secret_new(path, generate_key_line(&id)?.expose_secret().as_bytes())?;
-    give(path)
+    generate_key_line(&id)
+}
+
+/// Puts another text in a secret file's place, with its owner; a crash leaves the old file or the new one.
+fn replace_secret(path: &Path, text: &SecretString) -> anyhow::Result<()> {
+    let metadata = fs::metadata(path)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    write_secret_new(new, text.expose_secret().as_bytes())?;
+    chown(new, Some(metadata.uid()), Some(metadata.gid()))?;
+    Ok(fs::rename(new, path)?)
+}
+
+const RESTART: &str =
+    "now restart orion-apid, on every host that has one (each with this same file)";
+
+/// `orion-apid rotate-signing-key`: answers are signed with all keys of the file, so agents that know the old one believe
+/// the answer that tells them the new one.
+pub(crate) fn rotate_signing_key(settings: &ApidSettings) -> anyhow::Result<()> {
+    let path = &settings.registration.signing_keys_file;
+    let keys = signing_keys(&Keyring::load(path)?)?;
+    if keys.len() > 1 {
+        bail!(
+            "there are {} signing keys already: retire-signing-key comes first",
+            keys.len()
+        );
+    }
+    let text = format!(
+        "{}{}\n",
+        new_key_line()?.expose_secret(),
+        secret_file(path)?.expose_secret()
+    );
+    replace_secret(path, &SecretString::from(text))?;
+    say(&format!(
+        "{} has a new key on top; {RESTART}",
+        path.display()
+    ))
+}
+
+/// `orion-apid retire-signing-key`
+pub(crate) async fn retire_signing_key(
+    settings: &ApidSettings,
+    database: &DatabaseArgs,
+) -> anyhow::Result<()> {
+    let path = &settings.registration.signing_keys_file;
+    let keys = signing_keys(&Keyring::load(path)?)?;
+    let (Some(newest), true) = (keys.first(), keys.len() > 1) else {
+        return say("there is one signing key; nothing is to be retired");
+    };
+    let store = open(&database.apply(&settings.database))?;
+    let behind = store
+        .nodes_that_believe_another_key(&newest.public())
+        .await?;
+    store.close().await?;
+    if !behind.is_empty() {
+        bail!(
+            "these nodes have not heard of the newest key yet: {}; is orion-apid restarted, do their agents run?",
+            behind.join(", ")
+        );
+    }
+    let text = secret_file(path)?;
+    let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let first = text.expose_secret().lines().map(str::trim).find(is_key);
+    let first = first.context("the file has no key")?;
+    replace_secret(path, &SecretString::from(format!("{first}\n")))?;
+    say(&format!(
+        "{} has its newest key alone; {RESTART}",
+        path.display()
+    ))
 }
 
 /// UID and GID of the daemon's system user; `None` where there is none, or we could not give files away.

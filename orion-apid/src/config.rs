@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orion_core::{HostName, Password, UserName};
+use http::Uri;
+use orion_core::{AddressRules, Password, UserName};
 use orion_daemon::{Faults, LogSettings, OpsSettings, Settings};
 use orion_store::DatabaseSettings;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct ApidSettings {
     pub rent: RentSettings,
     /// How workers come in.
     pub registration: RegistrationSettings,
+    /// Where workers may be; orion-schedd has the same table.
+    pub addresses: AddressRules,
     /// The way to orion-schedd.
     pub schedd: ScheddSettings,
     /// Switches that no production sets.
@@ -91,18 +94,24 @@ impl RentSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistrationSettings {
-    /// Who may register.
+    /// What lets a new worker in.
     pub mode: RegistrationMode,
-    /// Host names that a worker may give instead of an IP address.
-    pub contact_names: Vec<String>,
+    /// The base URL that join lines carry: the agents' listener as agents reach it, as `http://orion.example`.
+    pub endpoint: Option<String>,
+    /// The seeds of the keys that sign answers to agents, `id:base64` a line, the current one first; all of them sign.
+    pub signing_keys_file: PathBuf,
 }
 
-/// Who may register a worker.
+/// What lets a new worker in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RegistrationMode {
-    /// Whoever reaches the agents' listener, by host name.
+    /// A join token.
+    Token,
+    /// Nothing: whoever reaches the agents' listener is in.
     Open,
+    /// An administrator, for each node.
+    Approve,
 }
 
 /// `[schedd]`.
@@ -146,9 +155,11 @@ impl Default for ApidSettings {
                 server_keys_file: PathBuf::from("/etc/orion/apid/server.keys"),
             },
             registration: RegistrationSettings {
-                mode: RegistrationMode::Open,
-                contact_names: vec!["host.docker.internal".to_owned()],
+                mode: RegistrationMode::Token,
+                endpoint: None,
+                signing_keys_file: PathBuf::from("/etc/orion/apid/signing.keys"),
             },
+            addresses: AddressRules::default(),
             schedd: ScheddSettings {
                 socket: PathBuf::from("/run/orion-schedd/notify.sock"),
             },
@@ -165,22 +176,32 @@ impl Settings for ApidSettings {
         self.listen.check(&self.ops, faults);
         self.auth.check(faults);
         self.rent.check(faults);
-        for name in &self.registration.contact_names {
-            if let Err(reason) = HostName::parse(name) {
-                faults.add("registration.contact_names", format!("each {reason}"));
-            }
-        }
+        self.registration.check(faults);
         absolute(faults, "schedd.socket", &self.schedd.socket);
         faults.require(
             self.database.pool_max >= 2,
             "database.pool_max",
             "must be at least 2",
         );
-        faults.require(
-            self.auth.jwt_keys_file != self.rent.server_keys_file,
-            "rent.server_keys_file",
-            "must be another file than auth.jwt_keys_file: the two sorts of keys are rotated apart",
-        );
+        let files = [
+            ("auth.jwt_keys_file", &self.auth.jwt_keys_file),
+            ("rent.server_keys_file", &self.rent.server_keys_file),
+            (
+                "registration.signing_keys_file",
+                &self.registration.signing_keys_file,
+            ),
+        ];
+        for (index, (key, file)) in files.iter().enumerate() {
+            let before = files.iter().take(index);
+            if let Some((other, _)) = before.clone().find(|(_, before)| before == file) {
+                faults.add(
+                    *key,
+                    format!(
+                        "must be another file than {other}: each sort of keys is rotated apart"
+                    ),
+                );
+            }
+        }
     }
 
     fn log(&self) -> &LogSettings {
@@ -210,6 +231,32 @@ impl ListenSettings {
                 "must differ from ops.listen",
             );
         }
+    }
+}
+
+impl RegistrationSettings {
+    fn check(&self, faults: &mut Faults) {
+        if let Some(Err(reason)) = self.endpoint.as_deref().map(parse_endpoint) {
+            faults.add("registration.endpoint", reason);
+        }
+        let file = &self.signing_keys_file;
+        absolute(faults, "registration.signing_keys_file", file);
+    }
+}
+
+/// The base URL of the agents' listener, without a slash at its end. Agents speak plain HTTP.
+///
+/// # Errors
+/// A sentence about what it must be.
+pub fn parse_endpoint(text: &str) -> Result<String, String> {
+    let must = || "must be a URL like http://orion.example or http://10.0.0.1:8081".to_owned();
+    let uri: Uri = text.parse().map_err(|_| must())?;
+    let plain =
+        uri.scheme_str() == Some("http") && uri.query().is_none() && !text.contains(['#', '@']);
+    if plain && uri.host().is_some_and(|host| !host.is_empty()) {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err(must())
     }
 }
 

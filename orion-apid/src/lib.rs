@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod health;
 pub mod http;
+pub mod join_tokens;
 pub mod metrics;
 pub mod nodes;
 pub mod rentals;
@@ -34,6 +35,10 @@ pub fn main(arguments: Arguments) -> ExitCode {
             Some(Command::Schema { action }) => commands::schema(&settings, action).await,
             Some(Command::Init { uid_base, database }) => {
                 commands::init(&settings, uid_base, &database).await
+            }
+            Some(Command::RotateSigningKey) => commands::rotate_signing_key(&settings),
+            Some(Command::RetireSigningKey(database)) => {
+                commands::retire_signing_key(&settings, &database).await
             }
             Some(Command::CreateAdmin { name, database }) => {
                 commands::create_admin(&settings, &name, &database).await

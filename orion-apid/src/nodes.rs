@@ -2,7 +2,7 @@
 
 use orion_core::api::Message;
 use orion_core::{NodeId, ProblemCode};
-use orion_store::{Forget, Unquarantine};
+use orion_store::{Approval, Forget, Unquarantine};
 
 use crate::auth::principal::{Admin, Principal};
 use crate::http::problem::Failure;
@@ -68,5 +68,28 @@ pub async fn release_from_quarantine(call: Call, admin: Admin) -> Result<Reply, 
             let detail = format!("the node is not quarantined but {now}");
             Err(Failure::new(ProblemCode::WrongState, detail))
         }
+    }
+}
+
+/// `POST /api/nodes/{node_id}/approve`: lets a node in that registered in mode `approve`.
+///
+/// # Errors
+/// `not_found`; `wrong_state` where it does not wait for that.
+pub async fn approve(call: Call, admin: Admin) -> Result<Reply, Failure> {
+    let node = call.path_id(NodeId)?;
+    call.no_fields()?;
+    match call.app.store.approve_node(node).await? {
+        Approval::Done => {
+            tracing::info!(%node, by = %admin.id, request_id = call.request_id, "node approved");
+            call.app.schedd.look();
+            Reply::ok(&Message {
+                message: "Node approved".to_owned(),
+            })
+        }
+        Approval::NotFound => Err(Failure::not_found("node")),
+        Approval::NotAwaited => Err(Failure::new(
+            ProblemCode::WrongState,
+            "the node does not wait for approval",
+        )),
     }
 }

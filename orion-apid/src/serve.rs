@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use orion_daemon::{Keyring, Limits, OpsPages, Registry, Shell, secret_file};
+use orion_core::{AddressGuard, Seed};
+use orion_daemon::{Key, Keyring, Limits, OpsPages, Registry, Shell, is_own_address, secret_file};
+use orion_signature::SigningKey;
 use orion_store::{DatabaseSettings, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -98,12 +100,23 @@ fn app(
         ),
         crypt: Crypt::new(),
         server_keys: Keyring::load(&settings.rent.server_keys_file)?,
+        signing_keys: signing_keys(&Keyring::load(&settings.registration.signing_keys_file)?)?,
+        addresses: AddressGuard::new(
+            settings.addresses.clone(),
+            settings.database.tcp_host(),
+            is_own_address,
+        ),
         schedd: Schedd::default(),
         beats,
         gate: Gate::default(),
         metrics,
         settings,
     }))
+}
+
+pub(crate) fn signing_keys(seeds: &Keyring) -> anyhow::Result<Vec<SigningKey>> {
+    let key = |seed: &Key| Ok(SigningKey::from_seed(&Seed::from_bytes(*seed.expose()))?);
+    seeds.iter().map(|(_, seed)| key(seed)).collect()
 }
 
 /// The database as the configuration says. Connects at the first use.

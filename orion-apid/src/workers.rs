@@ -1,17 +1,19 @@
-//! The agents' two routes: a worker says where it is, and that it lives.
+//! The agents' two routes: a worker says who and where it is, and that it lives.
 
-pub mod address;
 pub mod host_key;
 
-use orion_core::api::{BeatReply, RegisterReply};
-use orion_core::{HostName, NodeId, ProblemCode};
-use orion_store::{Address, Beat, Registered, Registration};
+use orion_core::api::{BeatReply, RegisterReply, Trust};
+use orion_core::{AddressGuard, HostName, NodeId, ProblemCode, PublicKey};
+use orion_store::{
+    Address, Admission, Beat, BeatOutcome, Refusal, Registered, Registration, SignedBy, TokenFault,
+};
 
+use crate::auth::agent::Agent;
+use crate::config::RegistrationMode;
 use crate::http::fields::{Fields, Unknown};
-use crate::http::problem::Failure;
+use crate::http::problem::{Failure, Number};
 use crate::http::reply::Reply;
 use crate::http::request::Call;
-use crate::workers::address::parse_host;
 use crate::workers::host_key::HostKeys;
 
 /// When an agent beats next (seconds).
@@ -21,77 +23,176 @@ const NEXT_BEAT_S: u32 = 5;
 const MAX_AGENT: usize = 32;
 const MAX_BOOT_ID: usize = 64;
 
+impl Agent {
+    fn signed_by(&self) -> Option<SignedBy> {
+        match self {
+            Self::Bare => None,
+            Self::Signed(verified) => Some(SignedBy {
+                key: verified.agent,
+                next_key: verified.next_key,
+                counter: verified.counter,
+            }),
+        }
+    }
+
+    fn admission(&self, mode: RegistrationMode) -> Admission {
+        match (mode, self) {
+            (RegistrationMode::Open, _) => Admission::Open,
+            (RegistrationMode::Approve, _) => Admission::Approval,
+            (RegistrationMode::Token, Self::Signed(verified)) => Admission::Token(verified.token),
+            (RegistrationMode::Token, Self::Bare) => Admission::Token(None),
+        }
+    }
+}
+
+/// A registration's body, checked for its form.
 #[derive(Debug)]
-struct Form {
+pub struct RegistrationForm {
     hostname: HostName,
     client: Address,
     contact: Address,
     host_keys: Vec<String>,
     agent: Option<String>,
+    boot_id: Option<String>,
+    signing_key: Option<PublicKey>,
+}
+
+/// A beat's body, checked for its form.
+#[derive(Debug)]
+pub struct BeatForm {
+    node: NodeId,
+    boot_id: String,
+    agent: String,
+    signing_key: Option<PublicKey>,
 }
 
 /// `POST /api/workers/register`: registers or updates.
 ///
 /// # Errors
-/// Bad fields, `hostname_taken`, `host_key_taken`.
-pub async fn register(call: Call) -> Result<Reply, Failure> {
-    let form = form(
-        call.fields()?,
-        &call.app.settings.registration.contact_names,
-    )?;
-    let registered = call
-        .app
-        .store
-        .register(&Registration {
-            hostname: &form.hostname,
-            client: form.client,
-            contact: form.contact,
-            host_keys: &form.host_keys,
-            agent: form.agent.as_deref(),
-        })
-        .await?;
-    let reply = |message: &str, node_id| RegisterReply {
-        message: message.to_owned(),
-        node_id,
-        next_beat_s: NEXT_BEAT_S,
+/// Bad fields, `hostname_taken`, `host_key_taken`, `host_key_changed`, `counter_used`, `join_token_refused`.
+pub async fn register(call: Call, agent: Agent) -> Result<Reply, Failure> {
+    let form = registration(call.fields()?, &call.app.addresses, agent != Agent::Bare)?;
+    let admission = agent.admission(call.app.settings.registration.mode);
+    let asked = Registration {
+        hostname: &form.hostname,
+        client: form.client,
+        contact: form.contact,
+        host_keys: &form.host_keys,
+        agent: form.agent.as_deref(),
+        boot_id: form.boot_id.as_deref(),
+        signed: agent.signed_by(),
+        signing_key: form.signing_key,
     };
+    let registered = call.app.store.register(&asked, admission).await?;
+    let signs = agent != Agent::Bare;
     match registered {
         Registered::Created(node) => {
             tracing::info!(%node, hostname = ?form.hostname.as_str(), "node registered");
-            call.app.schedd.look();
-            Reply::created(&reply("Worker enregistré avec succès", node))
+            let message = "Worker enregistré avec succès";
+            Reply::created(&welcome(&call, node, message, signs).await?)
         }
         Registered::Updated(node) => {
-            call.app.schedd.look();
-            Reply::ok(&reply("Worker déjà enregistré", node))
+            let message = "Worker déjà enregistré";
+            Reply::ok(&welcome(&call, node, message, signs).await?)
         }
-        Registered::HostnameTaken => Err(Failure::field(
-            ProblemCode::HostnameTaken,
-            "hostname",
-            "belongs to a node with other SSH host keys",
-        )),
-        Registered::HostKeyTaken => Err(Failure::field(
-            ProblemCode::HostKeyTaken,
-            "host_keys",
-            "holds a key of another node; machines made from one image need keys of their own",
-        )),
+        Registered::Refused(refusal) => Err(refused(refusal)),
     }
 }
 
-fn form(mut fields: Fields, names: &[String]) -> Result<Form, Failure> {
+async fn welcome(
+    call: &Call,
+    node_id: NodeId,
+    message: &str,
+    signs: bool,
+) -> Result<RegisterReply, Failure> {
+    call.app.schedd.look();
+    let trust = if signs {
+        Trust {
+            signing_keys: call.app.public_signing_keys(),
+            pool_keys: call.app.store.pool_keys().await?,
+            status: None,
+        }
+    } else {
+        Trust::default()
+    };
+    Ok(RegisterReply {
+        message: message.to_owned(),
+        node_id,
+        next_beat_s: NEXT_BEAT_S,
+        trust,
+    })
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::HostnameTaken => Failure::field(
+            ProblemCode::HostnameTaken,
+            "hostname",
+            "belongs to a node with other keys; an administrator must delete that node first",
+        ),
+        Refusal::HostKeyTaken => Failure::field(
+            ProblemCode::HostKeyTaken,
+            "host_keys",
+            "holds a key of another node; machines made from one image need keys of their own",
+        ),
+        Refusal::HostKeyChanged(node) => {
+            tracing::warn!(%node, "a node came with other SSH host keys and is quarantined");
+            Failure::field(
+                ProblemCode::HostKeyChanged,
+                "host_keys",
+                "holds none of the pinned keys; the node is quarantined until an administrator deletes it",
+            )
+        }
+        Refusal::OldCounter(highest) => old_counter(highest),
+        Refusal::NotAdmitted(fault) => {
+            tracing::warn!(reason = %fault, "a worker was not let in");
+            let code = ProblemCode::JoinTokenRefused;
+            match fault {
+                TokenFault::Network => Failure::field(code, "ip", fault.to_string()),
+                TokenFault::HostName => Failure::field(code, "hostname", fault.to_string()),
+                TokenFault::Missing
+                | TokenFault::Unknown
+                | TokenFault::Revoked
+                | TokenFault::Expired
+                | TokenFault::UsedUp => Failure::new(code, fault.to_string()),
+            }
+        }
+    }
+}
+
+fn old_counter(highest: u64) -> Failure {
+    let detail = format!("the counter must be above {highest}");
+    Failure {
+        number: Some(Number::Counter(highest)),
+        ..Failure::new(ProblemCode::CounterUsed, detail)
+    }
+}
+
+/// Checks the body of a registration. Whoever signs has host keys to tell.
+///
+/// # Errors
+/// Bad fields.
+pub fn registration(
+    mut fields: Fields,
+    addresses: &AddressGuard,
+    is_signed: bool,
+) -> Result<RegistrationForm, Failure> {
     let hostname = fields.text("hostname");
     let hostname = fields.parse_as("hostname", hostname, |text| HostName::parse(&text));
-    let client = address(&mut fields, "ip", "ssh_port", names);
+    let client = address(&mut fields, "ip", "ssh_port", addresses);
     let mut contact_is_given = false;
     let contact = fields.object("contact", Unknown::Tolerated, |inner| {
         contact_is_given = true;
-        address(inner, "host", "port", names)
+        address(inner, "host", "port", addresses)
     });
     let given = fields.texts("host_keys", HostKeys::MOST);
+    if is_signed && given.is_empty() {
+        fields.fault("host_keys", "must hold the worker's SSH host keys");
+    }
     let host_keys = HostKeys::check(&mut fields, given);
     let agent = short_text(&mut fields, "agent", MAX_AGENT);
-    // Told by every agent, of use once beats are signed; a wrong one is a fault already.
-    short_text(&mut fields, "boot_id", MAX_BOOT_ID);
+    let boot_id = short_text(&mut fields, "boot_id", MAX_BOOT_ID);
+    let signing_key = public_key(&mut fields, "signing_key");
     let contact = if contact_is_given {
         contact
     } else {
@@ -100,22 +201,40 @@ fn form(mut fields: Fields, names: &[String]) -> Result<Form, Failure> {
     let form = hostname
         .zip(client)
         .zip(contact)
-        .map(|((hostname, client), contact)| Form {
+        .map(|((hostname, client), contact)| RegistrationForm {
             hostname,
             client,
             contact,
             host_keys,
             agent,
+            boot_id,
+            signing_key,
         });
     fields.finish(Unknown::Tolerated, form)
 }
 
-fn address(fields: &mut Fields, host: &str, port: &str, names: &[String]) -> Option<Address> {
+fn address(
+    fields: &mut Fields,
+    host: &str,
+    port: &str,
+    addresses: &AddressGuard,
+) -> Option<Address> {
     let text = fields.text(host);
-    let parsed = fields.parse_as(host, text, |text| parse_host(&text, names));
+    let host = fields.parse_as(host, text, |text| addresses.check(&text));
     let port = fields.port(port);
-    let (host, port) = parsed.zip(port)?;
-    Some(Address { host, port })
+    let (host, port) = host.zip(port)?;
+    Some(Address {
+        host: host.to_string(),
+        port,
+    })
+}
+
+fn public_key(fields: &mut Fields, name: &str) -> Option<PublicKey> {
+    let text = fields.optional_text(name);
+    fields.parse_as(name, text, |text| {
+        text.parse()
+            .map_err(|error: orion_core::keys::NotAKey| error.to_string())
+    })
 }
 
 fn short_text(fields: &mut Fields, name: &str, most: usize) -> Option<String> {
@@ -134,35 +253,77 @@ fn check_short(text: String, most: usize) -> Result<String, String> {
     }
 }
 
-/// `POST /api/workers/beat`: answered after the commit that records it.
+/// `POST /api/workers/beat`: answered after the commit that records it and advances the node's counter.
 ///
 /// # Errors
-/// Bad fields; `node_unknown`, after which the agent registers again.
-pub async fn beat(call: Call) -> Result<Reply, Failure> {
-    let mut fields = call.fields()?;
+/// Bad fields; `node_unknown` and `node_key_mismatch`, after which the agent registers again; `counter_used`;
+/// `signature_missing` for a node that has a key.
+pub async fn beat(call: Call, agent: Agent) -> Result<Reply, Failure> {
+    let form = beat_form(call.fields()?)?;
+    let beat = Beat {
+        node: form.node,
+        boot_id: form.boot_id,
+        agent: form.agent,
+        signed: agent.signed_by(),
+        signing_key: form.signing_key,
+    };
+    let recorded = call.app.beats.record(beat).await?;
+    match recorded.outcome {
+        BeatOutcome::Recorded { status } => Reply::ok(&BeatReply {
+            next_beat_s: NEXT_BEAT_S,
+            accounts: Vec::new(),
+            end: Vec::new(),
+            trust: match agent {
+                Agent::Bare => Trust::default(),
+                Agent::Signed(_) => Trust {
+                    signing_keys: call.app.public_signing_keys(),
+                    pool_keys: recorded.pool_keys.to_vec(),
+                    status: Some(status),
+                },
+            },
+        }),
+        BeatOutcome::Unknown => {
+            let detail = "no node has this id; register again";
+            Err(Failure::field(ProblemCode::NodeUnknown, "node_id", detail))
+        }
+        BeatOutcome::Unsigned => {
+            let detail = "the node has a key, which must sign its beats";
+            Err(Failure::new(ProblemCode::SignatureMissing, detail))
+        }
+        BeatOutcome::WrongKey => {
+            let detail = "belongs to a node with another key";
+            Err(Failure::field(
+                ProblemCode::NodeKeyMismatch,
+                "node_id",
+                detail,
+            ))
+        }
+        BeatOutcome::OldCounter(highest) => Err(old_counter(highest)),
+    }
+}
+
+/// Checks the body of a beat.
+///
+/// # Errors
+/// Bad fields.
+pub fn beat_form(mut fields: Fields) -> Result<BeatForm, Failure> {
     let node = fields.whole("node_id", &(1..=u64::MAX)).map(NodeId);
     let boot_id = fields.text("boot_id");
     let boot_id = fields.parse_as("boot_id", boot_id, |text| check_short(text, MAX_BOOT_ID));
     let agent = fields.text("agent");
     let agent = fields.parse_as("agent", agent, |text| check_short(text, MAX_AGENT));
-    // What a worker says about its accounts is believed once beats are signed.
+    let signing_key = public_key(&mut fields, "signing_key");
     fields.list("accounts");
-    let beat = node.zip(boot_id).zip(agent);
-    let beat = beat.map(|((node, boot_id), agent)| Beat {
-        node,
-        boot_id,
-        agent,
-    });
-    let beat = fields.finish(Unknown::Tolerated, beat)?;
-    if call.app.beats.record(beat).await? {
-        return Reply::ok(&BeatReply {
-            next_beat_s: NEXT_BEAT_S,
-            accounts: Vec::new(),
-            end: Vec::new(),
+    let form = node
+        .zip(boot_id)
+        .zip(agent)
+        .map(|((node, boot_id), agent)| BeatForm {
+            node,
+            boot_id,
+            agent,
+            signing_key,
         });
-    }
-    let detail = "no node has this id; register again";
-    Err(Failure::field(ProblemCode::NodeUnknown, "node_id", detail))
+    fields.finish(Unknown::Tolerated, form)
 }
 
 #[cfg(test)]

@@ -264,13 +264,14 @@ pub struct RegisterReply {
 /// What the control plane tells an agent about itself. Of use only in a signed answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
-    /// The keys that sign answers, the current one first: from now on the only ones to believe.
-    #[serde(default)]
+    /// The keys that sign answers, the current one first: from now on the only ones to believe. Empty: nothing new.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signing_keys: Vec<PublicKey>,
     /// The pool's SSH public keys, `type base64`, the newest first: from now on the only ones that `orion-node` lets in.
-    #[serde(default)]
+    /// Empty: nothing new.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pool_keys: Vec<String>,
-    /// What is seen of the node; absent from answers to older requests.
+    /// What is seen of the node; absent where that was not looked up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<NodeStatus>,
 }

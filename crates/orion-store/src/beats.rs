@@ -2,9 +2,10 @@
 
 use crate::register::SignedBy;
 use crate::row::{column, word, word_or_null};
-use crate::tx::{Finish, Tx, unit};
+use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
 use mysql_async::Value;
+use mysql_async::prelude::Queryable;
 use orion_core::{NodeId, NodeStatus, PublicKey};
 use std::collections::HashMap;
 
@@ -108,6 +109,24 @@ impl Store {
                 pool_keys,
             })
         })
+    }
+}
+
+impl Store {
+    /// The host names of nodes whose agents believe keys of the control plane, and not this one first.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn nodes_that_believe_another_key(
+        &self,
+        key: &PublicKey,
+    ) -> Result<Vec<String>, StoreError> {
+        bounded(async {
+            let sql = "SELECT n.hostname FROM nodes n JOIN beats b ON b.node_id = n.id \
+                 WHERE n.forgotten_at IS NULL AND b.signing_key <> ? ORDER BY n.hostname";
+            Ok(self.conn().await?.exec(sql, (key.to_string(),)).await?)
+        })
+        .await
     }
 }
 

@@ -37,7 +37,7 @@ pub use nodes::{Approval, Forget, Unquarantine};
 pub use pool::{DatabaseSettings, Store};
 pub use probes::{AddressClaim, ProbeResult, ProbeTarget};
 pub use record::{Recorded, RunReport};
-pub use register::{Admission, Registered, Registration, SignedBy};
+pub use register::{Admission, Refusal, Registered, Registration, SignedBy};
 pub use rent::{
     IdempotencyKey, KnownRequest, OpenedRequest, RentDecision, RentOrder, RequestRental,
     RequestView,

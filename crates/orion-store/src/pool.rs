@@ -41,6 +41,11 @@ impl DatabaseSettings {
             pool_max: 32,
         }
     }
+
+    /// The server's host where it is reached over TCP.
+    pub fn tcp_host(&self) -> Option<&str> {
+        self.socket.as_os_str().is_empty().then_some(&self.host)
+    }
 }
 
 /// Orion's database. Cheap to clone.

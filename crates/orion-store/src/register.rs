@@ -55,6 +55,13 @@ pub enum Registered {
     Created(NodeId),
     /// The node of that key, or of that name where it has no key; a new address is pending.
     Updated(NodeId),
+    /// Nothing but perhaps the node's counter changed.
+    Refused(Refusal),
+}
+
+/// Why a registration is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
     /// A live node has the name and other keys.
     HostnameTaken,
     /// Another live node has one of the host keys, or the wanted agent's key.
@@ -109,7 +116,9 @@ impl Store {
                     if error.is_duplicate("nodes_live_hostname")
                         || error.is_duplicate("nodes_live_agent_key")
                         || error.is_duplicate("nodes_live_address") => {}
-                Err(error) if error.is_duplicate("PRIMARY") => return Ok(Registered::HostKeyTaken),
+                Err(error) if error.is_duplicate("PRIMARY") => {
+                    return Ok(Registered::Refused(Refusal::HostKeyTaken));
+                }
                 other => return other,
             }
         }
@@ -133,7 +142,9 @@ impl Tx {
             (Some(Named { id, has_key: false }), None) if admission == Admission::Open => {
                 self.update_bare(id, new).await
             }
-            (Some(_), _) => Ok(Finish::Rollback(Registered::HostnameTaken)),
+            (Some(_), _) => Ok(Finish::Rollback(Registered::Refused(
+                Refusal::HostnameTaken,
+            ))),
         }
     }
 
@@ -160,9 +171,9 @@ impl Tx {
             Admission::Open => "mode open".to_owned(),
             Admission::Approval => "awaits approval".to_owned(),
             Admission::Token(None) => {
-                return Ok(Finish::Rollback(Registered::NotAdmitted(
+                return Ok(Finish::Rollback(Registered::Refused(Refusal::NotAdmitted(
                     TokenFault::Missing,
-                )));
+                ))));
             }
             Admission::Token(Some(token)) => {
                 let used = self
@@ -170,7 +181,11 @@ impl Tx {
                     .await?;
                 match used {
                     Ok(token) => format!("join token {token}"),
-                    Err(fault) => return Ok(Finish::Rollback(Registered::NotAdmitted(fault))),
+                    Err(fault) => {
+                        return Ok(Finish::Rollback(Registered::Refused(Refusal::NotAdmitted(
+                            fault,
+                        ))));
+                    }
                 }
             }
         };
@@ -254,7 +269,9 @@ impl Tx {
         if pinned.is_empty() {
             self.pin(id, new.host_keys).await?;
         } else if are_others(&pinned, new.host_keys) {
-            return Ok(Finish::Rollback(Registered::HostnameTaken));
+            return Ok(Finish::Rollback(Registered::Refused(
+                Refusal::HostnameTaken,
+            )));
         }
         self.update_address(id, new).await?;
         Ok(Finish::Commit(Registered::Updated(id)))
@@ -268,7 +285,9 @@ impl Tx {
         by: &SignedBy,
     ) -> Result<Finish<Registered>, StoreError> {
         if let Some(highest) = self.advance_counter(&sign_of_life(id, new, *by)).await? {
-            return Ok(Finish::Rollback(Registered::OldCounter(highest)));
+            return Ok(Finish::Rollback(Registered::Refused(Refusal::OldCounter(
+                highest,
+            ))));
         }
         let pinned = self.pinned_keys(id).await?;
         if pinned.is_empty() {
@@ -276,7 +295,9 @@ impl Tx {
         } else if are_others(&pinned, new.host_keys) {
             let reason = "its SSH host keys changed: delete the node and let it join again, if that was meant";
             self.quarantine(id, reason).await?;
-            return Ok(Finish::Commit(Registered::HostKeyChanged(id)));
+            return Ok(Finish::Commit(Registered::Refused(
+                Refusal::HostKeyChanged(id),
+            )));
         }
         let name_is_taken = self
             .number(
@@ -285,7 +306,7 @@ impl Tx {
             )
             .await?;
         if name_is_taken > 0 {
-            return Ok(Finish::Commit(Registered::HostnameTaken));
+            return Ok(Finish::Commit(Registered::Refused(Refusal::HostnameTaken)));
         }
         if let Some(next) = by.next_key {
             let another = self
@@ -295,7 +316,7 @@ impl Tx {
                 )
                 .await?;
             if another > 0 {
-                return Ok(Finish::Commit(Registered::HostKeyTaken));
+                return Ok(Finish::Commit(Registered::Refused(Refusal::HostKeyTaken)));
             }
             let rotated = self
                 .change(

@@ -77,7 +77,7 @@ async fn a_stranger_with_a_live_nodes_name_is_refused() {
             .register(&stranger, Admission::Open)
             .await
             .unwrap(),
-        Registered::HostnameTaken
+        Registered::Refused(Refusal::HostnameTaken)
     );
     let none = Registration {
         host_keys: &[],
@@ -109,7 +109,7 @@ async fn a_worker_with_another_nodes_key_is_refused() {
     };
     assert_eq!(
         bed.store.register(&clone, Admission::Open).await.unwrap(),
-        Registered::HostKeyTaken
+        Registered::Refused(Refusal::HostKeyTaken)
     );
     assert_eq!(bed.one("SELECT COUNT(*) FROM nodes"), "1");
     assert_eq!(bed.one("SELECT COUNT(*) FROM runs"), "1");

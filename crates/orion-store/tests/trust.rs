@@ -1,5 +1,7 @@
 //! Join tokens, nodes that are their key, counters that only rise, approval, and the pool's keys.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod support;
 
 use orion_core::{HostName, JoinTokenId, NodeId, NodeStatus, PublicKey, Role, UserId, UserName};
@@ -112,7 +114,7 @@ const RECORDED: BeatOutcome = BeatOutcome::Recorded {
 };
 
 fn refused(fault: TokenFault) -> Registered {
-    Registered::NotAdmitted(fault)
+    Registered::Refused(Refusal::NotAdmitted(fault))
 }
 
 #[tokio::test]
@@ -156,7 +158,7 @@ async fn a_token_used_many_times_at_once_lets_one_worker_in() {
         created += u32::from(matches!(registered, Registered::Created(_)));
         assert!(matches!(
             registered,
-            Registered::Created(_) | Registered::NotAdmitted(TokenFault::UsedUp)
+            Registered::Created(_) | Registered::Refused(Refusal::NotAdmitted(TokenFault::UsedUp))
         ));
     }
     assert_eq!(
@@ -238,7 +240,7 @@ async fn a_node_registers_again_by_its_key_with_a_higher_counter_and_needs_no_to
     let node = joined(&bed).await;
     assert_eq!(
         sent(1, by(1, 1)).again(&bed).await,
-        Registered::OldCounter(1),
+        Registered::Refused(Refusal::OldCounter(1)),
         "replayed"
     );
     assert_eq!(
@@ -247,7 +249,7 @@ async fn a_node_registers_again_by_its_key_with_a_higher_counter_and_needs_no_to
     );
     assert_eq!(
         sent(1, by(1, 2)).again(&bed).await,
-        Registered::OldCounter(2)
+        Registered::Refused(Refusal::OldCounter(2))
     );
     let renamed = Sent {
         hostname: HostName::parse("renamed").unwrap(),
@@ -264,14 +266,14 @@ async fn a_stranger_gets_neither_a_nodes_name_nor_its_host_key() {
     token(&bed, 201, |order| order.uses = 9).await;
     let with = Admission::Token(Some(key(201)));
     let same_name = sent(1, by(7, 1)).with(&bed.store, with).await;
-    assert_eq!(same_name, Registered::HostnameTaken);
+    assert_eq!(same_name, Registered::Refused(Refusal::HostnameTaken));
     let same_host_key = Sent {
         host_keys: vec![host_key(1)],
         ..sent(2, by(7, 1))
     };
     assert_eq!(
         same_host_key.with(&bed.store, with).await,
-        Registered::HostKeyTaken
+        Registered::Refused(Refusal::HostKeyTaken)
     );
     let bare = Sent {
         signed: None,
@@ -279,7 +281,7 @@ async fn a_stranger_gets_neither_a_nodes_name_nor_its_host_key() {
     };
     assert_eq!(
         bare.with(&bed.store, Admission::Open).await,
-        Registered::HostnameTaken
+        Registered::Refused(Refusal::HostnameTaken)
     );
     assert_eq!(
         bed.one("SELECT CONCAT(COUNT(*), ' ', MAX(agent_key)) FROM nodes"),
@@ -299,7 +301,7 @@ async fn a_node_without_a_key_does_not_become_whoever_signs_with_its_name() {
     let stranger = sent(1, by(7, 1));
     assert_eq!(
         stranger.with(&bed.store, Admission::Open).await,
-        Registered::HostnameTaken
+        Registered::Refused(Refusal::HostnameTaken)
     );
     assert_eq!(bed.one("SELECT agent_key IS NULL FROM nodes"), "1");
 }
@@ -312,7 +314,10 @@ async fn a_node_whose_host_keys_changed_is_quarantined_and_keeps_the_pinned_ones
         host_keys: vec![host_key(9)],
         ..sent(1, by(1, 2))
     };
-    assert_eq!(changed.again(&bed).await, Registered::HostKeyChanged(node));
+    assert_eq!(
+        changed.again(&bed).await,
+        Registered::Refused(Refusal::HostKeyChanged(node))
+    );
     assert!(bed.node_state(node).ends_with("quarantined"));
     assert_eq!(bed.one("SELECT host_key FROM host_keys"), host_key(1));
     bed.store.release_from_quarantine(node).await.unwrap();
@@ -320,7 +325,10 @@ async fn a_node_whose_host_keys_changed_is_quarantined_and_keeps_the_pinned_ones
         host_keys: vec![host_key(9)],
         ..sent(1, by(1, 2))
     };
-    assert_eq!(replayed.again(&bed).await, Registered::OldCounter(2));
+    assert_eq!(
+        replayed.again(&bed).await,
+        Registered::Refused(Refusal::OldCounter(2))
+    );
     assert!(
         bed.node_state(node).ends_with("joining"),
         "not put back by a copy"
@@ -350,7 +358,7 @@ async fn a_nodes_key_is_rotated_once_however_often_the_answer_gets_lost() {
     );
     assert_eq!(
         sent(1, by(1, 5)).again(&bed).await,
-        Registered::HostnameTaken,
+        Registered::Refused(Refusal::HostnameTaken),
         "the old key is nobody's"
     );
     assert_eq!(
@@ -377,10 +385,17 @@ async fn a_beat_counts_only_with_the_nodes_key_and_a_counter_that_rises() {
         assert_eq!(beat_once(&bed, node, signed).await, outcome);
     }
     assert_eq!(bed.one("SELECT counter FROM beats"), "2");
-    assert_eq!(
-        bed.one("SELECT signing_key FROM beats"),
-        key(250).to_string()
-    );
+    let behind = |byte| {
+        let store = bed.store.clone();
+        async move {
+            store
+                .nodes_that_believe_another_key(&key(byte))
+                .await
+                .unwrap()
+        }
+    };
+    assert!(behind(250).await.is_empty());
+    assert_eq!(behind(251).await, ["worker1"]);
 }
 
 #[tokio::test]

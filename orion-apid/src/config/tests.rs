@@ -36,7 +36,10 @@ fn the_packaged_file_sets_nothing_and_explains_every_key_at_its_default() {
             .all(|table| table.as_table().is_some_and(toml::Table::is_empty)),
         "{packaged:?}"
     );
-    let explained: toml::Table = toml::from_str(&uncommented()).unwrap();
+    let mut explained: toml::Table = toml::from_str(&uncommented()).unwrap();
+    // Without a default; the file shows an example.
+    let registration = explained["registration"].as_table_mut().unwrap();
+    assert!(registration.remove("endpoint").is_some());
     let defaults = toml::Table::try_from(ApidSettings::default()).unwrap();
     assert_eq!(explained, defaults);
 }
@@ -58,7 +61,8 @@ fn every_fault_is_found_at_once() {
         settings.rent.max_hours = 0;
         settings.rent.deadline_s = 0;
         settings.rent.max_count = 17;
-        settings.registration.contact_names = vec!["a b".into()];
+        settings.registration.endpoint = Some("https://orion.example".into());
+        settings.registration.signing_keys_file = "relative".into();
         settings.schedd.socket = "relative".into();
         settings.database.pool_max = 1;
     });
@@ -72,11 +76,32 @@ fn every_fault_is_found_at_once() {
         "rent.max_hours",
         "rent.deadline_s",
         "rent.max_count",
-        "registration.contact_names",
+        "registration.endpoint",
+        "registration.signing_keys_file",
         "schedd.socket",
         "database.pool_max",
+        "registration.signing_keys_file",
     ];
     assert_eq!(keys, expected);
+}
+
+#[test]
+fn join_lines_carry_a_plain_base_url() {
+    for good in ["http://orion.example", "http://10.0.0.1:8081/orion/"] {
+        assert_eq!(parse_endpoint(good).unwrap(), good.trim_end_matches('/'));
+    }
+    for bad in [
+        "",
+        "orion.example",
+        "https://orion.example",
+        "http://",
+        "http://a@b",
+        "http://a?b",
+        "http://a#b",
+        "http://a b",
+    ] {
+        assert!(parse_endpoint(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]

@@ -7,6 +7,15 @@ use orion_store::StoreError;
 
 type Cause = Box<dyn Error + Send + Sync>;
 
+/// A number that a program may want from a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// How many nodes are free, with `no_free_node`.
+    Free(u64),
+    /// The highest counter so far, with `counter_used`.
+    Counter(u64),
+}
+
 /// Why a call failed. `detail` is for the client; `cause` is for the log alone.
 #[derive(Debug)]
 pub struct Failure {
@@ -16,8 +25,8 @@ pub struct Failure {
     pub detail: String,
     /// Each bad field.
     pub errors: Vec<FieldError>,
-    /// How many nodes are free, with `no_free_node`.
-    pub free: Option<u64>,
+    /// A number that goes with the code.
+    pub number: Option<Number>,
     /// When another try makes sense (seconds).
     pub retry_after_s: Option<u32>,
     /// The methods of the path, with `method_not_allowed`.
@@ -33,7 +42,7 @@ impl Failure {
             code,
             detail: detail.into(),
             errors: Vec::new(),
-            free: None,
+            number: None,
             retry_after_s: None,
             allow: None,
             cause: None,

@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 use orion_core::{Problem, ProblemCode};
 use serde::Serialize;
 
-use crate::http::problem::Failure;
+use crate::http::problem::{Failure, Number};
 
 /// An answer: a reply of a handler, or a problem.
 pub type Answer = Response<Full<Bytes>>;
@@ -61,9 +61,15 @@ impl Reply {
 impl Failure {
     /// As HTTP: `application/problem+json` with the headers that go with the status.
     pub fn into_answer(self, request_id: &str) -> Answer {
+        let (free, counter) = match self.number {
+            None => (None, None),
+            Some(Number::Free(free)) => (Some(free), None),
+            Some(Number::Counter(counter)) => (None, Some(counter)),
+        };
         let problem = Problem {
             errors: self.errors,
-            free: self.free,
+            free,
+            counter,
             ..Problem::new(self.code, self.detail, request_id)
         };
         // Only texts and numbers: this can't fail, and if it did the status would still be right.
@@ -92,7 +98,16 @@ impl Failure {
 
 /// RFC 6750: no error code where no token was sent.
 fn challenge(code: ProblemCode) -> &'static str {
-    if code == ProblemCode::TokenExpired {
+    let signs = [
+        ProblemCode::SignatureMissing,
+        ProblemCode::SignatureInvalid,
+        ProblemCode::NodeKeyMismatch,
+        ProblemCode::CounterUsed,
+        ProblemCode::JoinTokenRefused,
+    ];
+    if signs.contains(&code) {
+        r#"Signature realm="orion""#
+    } else if code == ProblemCode::TokenExpired {
         r#"Bearer realm="orion", error="invalid_token", error_description="expired""#
     } else if code == ProblemCode::TokenInvalid {
         r#"Bearer realm="orion", error="invalid_token""#
@@ -168,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_problem_names_fields_and_free_nodes_only_where_there_are_some() {
         let (_, problem) = problem_of(Failure {
-            free: Some(3),
+            number: Some(Number::Free(3)),
             ..Failure::field(ProblemCode::NoFreeNode, "count", "must be less")
         })
         .await;

@@ -10,11 +10,12 @@ use http::Method;
 use matchit::{InsertError, Router};
 use orion_core::ProblemCode;
 
+use crate::auth::agent::Agent;
 use crate::auth::principal::{Admin, Principal};
 use crate::http::problem::Failure;
 use crate::http::reply::Reply;
 use crate::http::request::Call;
-use crate::{health, nodes, rentals, reset, runs, users, workers};
+use crate::{health, join_tokens, nodes, rentals, reset, runs, users, workers};
 
 /// What a handler returns.
 pub type Handling = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
@@ -29,7 +30,7 @@ pub enum Handler {
     /// Administrators.
     Admin(fn(Call, Admin) -> Handling),
     /// Agents; `registration.mode` decides how they prove it.
-    Agent(fn(Call) -> Handling),
+    Agent(fn(Call, Agent) -> Handling),
 }
 
 /// Who may call a route.
@@ -90,6 +91,9 @@ macro_rules! route {
     ($method:ident $pattern:literal $operation:literal Admin $handler:path) => {
         route!(@row $method $pattern $operation Handler::Admin(|call, admin| Box::pin($handler(call, admin))))
     };
+    ($method:ident $pattern:literal $operation:literal Agent $handler:path) => {
+        route!(@row $method $pattern $operation Handler::Agent(|call, agent| Box::pin($handler(call, agent))))
+    };
     ($method:ident $pattern:literal $operation:literal $right:ident $handler:path) => {
         route!(@row $method $pattern $operation Handler::$right(|call| Box::pin($handler(call))))
     };
@@ -116,6 +120,10 @@ pub const CLIENT_ROUTES: &[Route] = &[
     route!(GET "/api/nodes/{node_id}" "get_node" User nodes::get),
     route!(DELETE "/api/nodes/{node_id}" "forget_node" Admin nodes::forget),
     route!(POST "/api/nodes/{node_id}/release-from-quarantine" "release_from_quarantine" Admin nodes::release_from_quarantine),
+    route!(POST "/api/nodes/{node_id}/approve" "approve_node" Admin nodes::approve),
+    route!(POST "/api/join-tokens" "create_join_token" Admin join_tokens::create),
+    route!(GET "/api/join-tokens" "list_join_tokens" Admin join_tokens::list),
+    route!(DELETE "/api/join-tokens/{join_token_id}" "revoke_join_token" Admin join_tokens::revoke),
     route!(GET "/api/runs" "list_runs" Admin runs::list),
     route!(GET "/api/runs/{run_id}" "get_run" Admin runs::get),
     route!(GET "/api/health" "health" Public health::health),
@@ -203,7 +211,9 @@ mod tests {
                     .pattern
                     .replace("{rental_id}", "1")
                     .replace("{node_id}", "2");
-                let path = path.replace("{run_id}", "3");
+                let path = path
+                    .replace("{run_id}", "3")
+                    .replace("{join_token_id}", "4");
                 let found = table.find(&route.method, &path).unwrap();
                 assert_eq!(found.route.operation, route.operation);
                 assert_eq!(found.parameter.is_some(), route.pattern.contains('{'));

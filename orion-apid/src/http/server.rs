@@ -5,24 +5,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use hyper::body::{Bytes, Incoming};
 use matchit::InsertError;
 use orion_core::ProblemCode;
 
 use crate::app::App;
+use crate::auth::agent::{self, Agent};
 use crate::auth::principal::principal;
 use crate::health;
 use crate::http::problem::{Failure, chain};
 use crate::http::reply::{Answer, Reply};
 use crate::http::request::{Call, discard, read_body};
-use crate::http::route::{Handler, Handling, Route, RouteTable};
+use crate::http::route::{Handler, Handling, Right, Route, RouteTable};
 
 /// One listener's table with everything its handlers work with.
 #[derive(Debug)]
 pub struct Front {
     app: Arc<App>,
     routes: RouteTable,
+    for_agents: bool,
 }
 
 impl Front {
@@ -31,8 +33,11 @@ impl Front {
     /// # Errors
     /// As [`RouteTable::new`].
     pub fn new(app: Arc<App>, routes: &'static [Route]) -> Result<Arc<Self>, InsertError> {
-        let routes = RouteTable::new(routes)?;
-        Ok(Arc::new(Self { app, routes }))
+        Ok(Arc::new(Self {
+            app,
+            for_agents: routes.iter().any(|route| route.right() == Right::Agent),
+            routes: RouteTable::new(routes)?,
+        }))
     }
 
     /// Answers one request. It runs in a task of its own: a client that hangs up cancels nothing.
@@ -40,6 +45,9 @@ impl Front {
         let start = Instant::now();
         let method = request.method().clone();
         let path: String = request.uri().path().chars().take(200).collect();
+        // On the agents' listener alone: a client's answer must never pass for an agent's.
+        let signs = self.for_agents && orion_signature::is_signed(request.headers());
+        let signed = signs.then(|| request.headers().clone());
         let mut operation = "none";
         let (request_id, result) = match random_id() {
             Ok(id) => {
@@ -56,6 +64,10 @@ impl Front {
             Ok(reply) => reply.into_answer(&request_id),
             Err(failure) => failure.into_answer(&request_id),
         };
+        let answer = match signed {
+            Some(headers) => self.sign(answer, &headers, &request_id).await,
+            None => answer,
+        };
         let status = answer.status().as_u16();
         self.app.metrics.count(operation, status, start.elapsed());
         let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -70,6 +82,7 @@ impl Front {
         operation: &mut &'static str,
     ) -> Result<Reply, Failure> {
         let (parts, body) = request.into_parts();
+        let mode = self.app.settings.registration.mode;
         let (handler, parameter) = match self.admit(&parts, operation).await {
             Ok(admitted) => admitted,
             Err(failure) => {
@@ -82,6 +95,13 @@ impl Front {
         } else {
             discard(&parts.headers, body);
             Bytes::new()
+        };
+        let handler = match handler {
+            Admitted::Complete(handler) => handler,
+            Admitted::Agent(handler) => {
+                let agent = agent::agent(mode, &parts, &body).await?;
+                Box::new(move |call| handler(call, agent))
+            }
         };
         handler(Call {
             app: Arc::clone(&self.app),
@@ -107,23 +127,47 @@ impl Front {
             return Err(Failure::not_ready());
         }
         let caller = || principal(&parts.headers, &self.app.tokens, &self.app.store);
-        let handler: Admitted = match found.route.handler {
-            Handler::Public(handler) | Handler::Agent(handler) => Box::new(handler),
+        let handler = match found.route.handler {
+            Handler::Public(handler) => Admitted::Complete(Box::new(handler)),
             Handler::User(handler) => {
                 let principal = caller().await?;
-                Box::new(move |call| handler(call, principal))
+                Admitted::Complete(Box::new(move |call| handler(call, principal)))
             }
             Handler::Admin(handler) => {
                 let admin = caller().await?.into_admin()?;
-                Box::new(move |call| handler(call, admin))
+                Admitted::Complete(Box::new(move |call| handler(call, admin)))
+            }
+            Handler::Agent(handler) => {
+                agent::admit(self.app.settings.registration.mode, parts)?;
+                Admitted::Agent(handler)
             }
         };
         Ok((handler, found.parameter))
     }
+
+    /// Whoever signs a request gets a signed answer, whatever it says: an unsigned one could be anybody's.
+    async fn sign(&self, answer: Answer, request: &HeaderMap, request_id: &str) -> Answer {
+        let keys = &self.app.signing_keys;
+        match orion_signature::sign_answer(answer.clone(), request, keys).await {
+            Ok(signed) => signed,
+            Err(error) => {
+                // The request's signature can't be read: there is nothing that an answer could belong to.
+                tracing::debug!(request_id, %error, "an answer was not signed");
+                answer
+            }
+        }
+    }
 }
 
 /// A handler that was given its caller.
-type Admitted = Box<dyn FnOnce(Call) -> Handling + Send>;
+type Complete = Box<dyn FnOnce(Call) -> Handling + Send>;
+
+/// A handler whose caller may call it.
+enum Admitted {
+    Complete(Complete),
+    /// The body is part of the proof.
+    Agent(fn(Call, Agent) -> Handling),
+}
 
 /// 32 random hexadecimal digits.
 fn random_id() -> Result<String, Failure> {

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::auth::principal::Principal;
 use crate::config::ApidSettings;
 use crate::http::fields::{Fields, Unknown};
-use crate::http::problem::Failure;
+use crate::http::problem::{Failure, Number};
 use crate::http::reply::Reply;
 use crate::http::request::Call;
 use crate::rentals::outcome::{give_up_at, machines, patiently, settled};
@@ -168,7 +168,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Failure> {
 
 fn no_free_node(free: u64, count: u32) -> Failure {
     Failure {
-        free: Some(free),
+        number: Some(Number::Free(free)),
         ..Failure::new(
             ProblemCode::NoFreeNode,
             format!("{count} were asked for and {free} are free"),

@@ -1,10 +1,12 @@
 use super::*;
 use crate::workers::host_key::tests::key;
+use orion_core::AddressRules;
 use serde_json::{Value, json};
 
-fn read(body: &Value) -> Result<Form, Failure> {
-    let names = ["host.docker.internal".to_owned()];
-    form(Fields::parse(body.to_string().as_bytes()).unwrap(), &names)
+fn read(body: &Value) -> Result<RegistrationForm, Failure> {
+    let guard = AddressGuard::new(AddressRules::default(), None, |_| false);
+    let fields = Fields::parse(body.to_string().as_bytes()).unwrap();
+    registration(fields, &guard, false)
 }
 
 fn bad_fields(body: &Value) -> Vec<String> {

@@ -18,4 +18,5 @@ mod rentals;
 mod routes;
 mod support;
 mod tokens;
+mod trust;
 mod workers;

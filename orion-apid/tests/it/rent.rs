@@ -69,7 +69,7 @@ async fn a_rent_of_two_is_answered_with_two_machines_and_their_derived_passwords
         );
         assert_eq!(
             (&machine["host_ip"], &machine["client_user"]),
-            (&json!("127.0.0.1"), &json!("alice"))
+            (&json!("10.0.0.1"), &json!("alice"))
         );
         let password = machine["client_pass"].as_str().expect("a text");
         assert!(password.len() >= 20, "{password}");

@@ -10,6 +10,7 @@ fn path_of(route: &Route) -> String {
         .replace("{rental_id}", "999")
         .replace("{node_id}", "999");
     path.replace("{run_id}", "999")
+        .replace("{join_token_id}", "999")
 }
 
 async fn send(client: &Client, method: &Method, path: &str) -> Answer {

@@ -1,5 +1,6 @@
 //! The parts that every test here needs.
 
+pub(crate) mod agent;
 mod fake_schedd;
 
 pub(crate) use fake_schedd::{FakeSchedd, Script};
@@ -126,7 +127,7 @@ impl Plane {
 pub(crate) fn worker(number: u16) -> Value {
     json!({
         "hostname": format!("worker{number}"),
-        "ip": "127.0.0.1",
+        "ip": "10.0.0.1",
         "ssh_port": 20_000 + number,
         "host_keys": [host_key(number)],
         "agent": "0.1.0",
@@ -169,6 +170,7 @@ pub(crate) fn config(database: &Database, scratch: &Scratch, extra: &str) -> Str
     let key = |byte: u8| format!("k1:{}\n", STANDARD.encode([byte; 32]));
     let jwt = scratch.write_secret("jwt.keys", key(1));
     let server = scratch.write_secret("server.keys", key(2));
+    let signing = scratch.write_secret("signing.keys", key(3));
     let mut text = extra.to_owned();
     let mut set = |key: &str, value: String| {
         if !extra.contains(key) {
@@ -185,6 +187,8 @@ pub(crate) fn config(database: &Database, scratch: &Scratch, extra: &str) -> Str
     set("database.user", format!("{:?}", database.user()));
     set("auth.jwt_keys_file", path(&jwt));
     set("rent.server_keys_file", path(&server));
+    set("registration.mode", "\"open\"".to_owned());
+    set("registration.signing_keys_file", path(&signing));
     set("schedd.socket", path(&scratch.join("notify.sock")));
     text
 }
