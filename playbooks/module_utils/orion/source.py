@@ -31,7 +31,10 @@ def record() -> str | None:
 
 
 def address_of_session() -> str | None:
-    """The address in SSH_CONNECTION of the nearest ancestor that has it; sudo takes it from its own children."""
+    """The address in SSH_CONNECTION of this process or its nearest ancestor that has it.
+
+    sudo hands it on where sudoers says so; else an ancestor of sudo has it, which only CAP_SYS_PTRACE can read.
+    """
     for pid in ancestors():
         connection = variable(pid, b"SSH_CONNECTION")
         if connection is not None:
