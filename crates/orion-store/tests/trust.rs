@@ -1,6 +1,11 @@
 //! Join tokens, nodes that are their key, counters that only rise, approval, and the pool's keys.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests"
+)]
 
 mod support;
 
