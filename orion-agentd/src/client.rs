@@ -1,15 +1,18 @@
 //! A small HTTP client for the control plane's listener for agents: plain HTTP/1.1, one exchange a connection, with
-//! time-outs and bounds. No TLS, and so no TLS library in the agent.
+//! time-outs and bounds. No TLS, and so no TLS library in the agent: every request is signed, and where the agent knows
+//! the control plane's keys, what they have not signed is no answer.
 
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use orion_core::PublicKey;
+use orion_signature::{SignatureError, Signer, SigningKey, sign_request, verify_answer};
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -99,6 +102,13 @@ pub(crate) enum ExchangeError {
     TooLarge,
     #[error("the exchange failed: {0}")]
     Http(String),
+    #[error("the request can't be signed: {0}")]
+    Unsigned(SignatureError),
+    #[error(
+        "an answer was not believed: {0}. Somebody in between changes answers, or the control plane has other keys and \
+         this worker needs a new join line"
+    )]
+    Unbelieved(SignatureError),
 }
 
 /// An answer, whatever its status.
@@ -108,6 +118,17 @@ pub(crate) struct Answer {
     /// From a `Retry-After` in seconds.
     pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Bytes,
+    /// Whether a key that the agent trusts has signed it.
+    pub(crate) verified: bool,
+}
+
+/// How one request is signed, and who may answer it.
+#[derive(Debug)]
+pub(crate) struct Signing<'a> {
+    pub(crate) counter: u64,
+    pub(crate) keys: Vec<(Signer, &'a SigningKey)>,
+    /// Empty where whatever answers must do.
+    pub(crate) trusted: &'a [PublicKey],
 }
 
 /// A connection for one exchange.
@@ -175,17 +196,28 @@ impl Client {
         format!("{}:{}", self.endpoint.host, self.endpoint.port)
     }
 
-    /// Posts `body` as JSON and reads the answer.
+    /// Posts `body` as JSON, signed, and reads the answer.
     pub(crate) async fn post(
         &self,
         link: Link,
         call: Call,
         body: &impl Serialize,
+        signing: &Signing<'_>,
     ) -> Result<Answer, ExchangeError> {
-        let request = self.request(call, body)?;
-        timeout_at(link.deadline, exchange(link.stream, request))
+        let mut request = sign_request(self.request(call, body)?, signing.counter, &signing.keys)
             .await
-            .map_err(|_| ExchangeError::Timeout(self.pace.exchange.as_secs()))?
+            .map_err(ExchangeError::Unsigned)?;
+        let signed = request.headers().clone();
+        // The signature is about the path that the control plane sees, whatever a proxy in front of it wants.
+        let path = match call {
+            Call::Register => &self.endpoint.register,
+            Call::Beat => &self.endpoint.beat,
+        };
+        *request.uri_mut() = Uri::from(path.clone());
+        let answer = timeout_at(link.deadline, exchange(link.stream, request))
+            .await
+            .map_err(|_| ExchangeError::Timeout(self.pace.exchange.as_secs()))??;
+        believed(answer, &signed, signing.trusted).await
     }
 
     fn request(
@@ -195,13 +227,13 @@ impl Client {
     ) -> Result<Request<Full<Bytes>>, ExchangeError> {
         let failed = |error: &dyn std::fmt::Display| ExchangeError::Http(error.to_string());
         let path = match call {
-            Call::Register => &self.endpoint.register,
-            Call::Beat => &self.endpoint.beat,
+            Call::Register => REGISTER,
+            Call::Beat => BEAT,
         };
         let body = serde_json::to_vec(body).map_err(|error| failed(&error))?;
         Request::builder()
             .method(Method::POST)
-            .uri(Uri::from(path.clone()))
+            .uri(path)
             .header(header::HOST, &self.endpoint.authority)
             .header(header::USER_AGENT, format!("orion-agentd/{VERSION}"))
             .header(header::CONTENT_TYPE, "application/json")
@@ -212,10 +244,34 @@ impl Client {
     }
 }
 
+/// An answer of which nothing is looked at before it is known whose it is.
+async fn believed(
+    answer: Response<Bytes>,
+    request: &HeaderMap,
+    trusted: &[PublicKey],
+) -> Result<Answer, ExchangeError> {
+    let verified = !trusted.is_empty();
+    if verified {
+        verify_answer(answer.clone().map(Full::new), request, trusted)
+            .await
+            .map_err(ExchangeError::Unbelieved)?;
+    }
+    let (head, body) = answer.into_parts();
+    let retry_after = head.headers.get(header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Answer {
+        status: head.status,
+        // Not covered by a signature, but all that it can do is to delay, which whoever is in between can do anyway.
+        retry_after: retry_after.map(Duration::from_secs),
+        body,
+        verified,
+    })
+}
+
 async fn exchange(
     stream: TcpStream,
     request: Request<Full<Bytes>>,
-) -> Result<Answer, ExchangeError> {
+) -> Result<Response<Bytes>, ExchangeError> {
     let failed = |error: hyper::Error| ExchangeError::Http(describe(&error));
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -240,13 +296,7 @@ async fn exchange(
                 ExchangeError::Http(error.to_string())
             }
         })?;
-    let retry_after = head.headers.get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-    Ok(Answer {
-        status: head.status,
-        retry_after: retry_after.map(Duration::from_secs),
-        body: body.to_bytes(),
-    })
+    Ok(Response::from_parts(head, body.to_bytes()))
 }
 
 /// hyper's message and the reason below it, which alone says what happened.

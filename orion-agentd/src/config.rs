@@ -1,9 +1,11 @@
 //! The agent's settings. `etc/orion-agentd.toml` shows every key at its default.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use orion_core::HostName;
-use orion_daemon::{Faults, LogSettings, OpsSettings, Settings};
+use orion_core::{HostName, JoinLine};
+use orion_daemon::{Faults, LogSettings, OpsSettings, SecretError, Settings, secret_file};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Endpoint;
@@ -12,16 +14,21 @@ use crate::client::Endpoint;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentSettings {
-    /// The control plane's base URL for agents (`http://orion.example`), or the full URL of its register path.
+    /// The control plane's base URL for agents (`http://orion.example`), or the full URL of its register path; the join
+    /// line's when not set.
     pub api_endpoint: Option<String>,
+    /// The join line, as `orion-agentd join` writes it.
+    pub join_file: PathBuf,
     /// The SSH port as reached from outside.
     pub ssh_port: u16,
     /// The name to register under; the system's when not set.
     pub hostname: Option<String>,
     /// The SSH host public keys; one `*` in the file name stands for anything.
     pub host_keys: PathBuf,
-    /// Where the account module keeps its records.
+    /// Where the account module keeps its records, and the agent its key.
     pub state_dir: PathBuf,
+    /// The home of `orion-node`, as whom the control plane logs in.
+    pub login_dir: PathBuf,
     /// What rent returns to clients.
     pub advertise: Address,
     /// Where the control plane dials, if that differs from what clients use.
@@ -46,10 +53,12 @@ impl Default for AgentSettings {
     fn default() -> Self {
         Self {
             api_endpoint: None,
+            join_file: PathBuf::from("/etc/orion/agentd/join"),
             ssh_port: 22,
             hostname: None,
             host_keys: PathBuf::from("/etc/ssh/ssh_host_*_key.pub"),
             state_dir: PathBuf::from("/var/lib/orion-node"),
+            login_dir: PathBuf::from("/var/lib/orion-login"),
             advertise: Address::default(),
             contact: Address::default(),
             log: LogSettings::default(),
@@ -59,31 +68,43 @@ impl Default for AgentSettings {
 }
 
 impl AgentSettings {
+    /// The join line; `None` where there is no file.
+    ///
+    /// # Errors
+    /// A sentence about `join_file` that holds nothing of the line.
+    pub fn join_line(&self) -> Result<Option<JoinLine>, String> {
+        match secret_file(&self.join_file) {
+            Ok(text) => text.expose_secret().parse().map(Some).map_err(|reason| {
+                format!(
+                    "{} {reason}: run orion-agentd join",
+                    self.join_file.display()
+                )
+            }),
+            Err(SecretError::Unreadable(_, error)) if error.kind() == ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// The control plane.
     ///
     /// # Errors
     /// A sentence about `api_endpoint`.
-    pub fn endpoint(&self) -> Result<Endpoint, String> {
-        match &self.api_endpoint {
-            Some(text) => Endpoint::parse(text),
-            None => {
-                Err("must be set to the control plane's URL, as http://orion.example".to_owned())
-            }
+    pub fn endpoint(&self, line: Option<&JoinLine>) -> Result<Endpoint, String> {
+        match (&self.api_endpoint, line) {
+            (Some(text), _) => Endpoint::parse(text),
+            (None, Some(line)) => Endpoint::parse(&line.endpoint),
+            (None, None) => Err(
+                "must be set to the control plane's URL, as http://orion.example, or come from a join line \
+                 (orion-agentd join)"
+                    .to_owned(),
+            ),
         }
     }
-}
 
-impl Settings for AgentSettings {
-    const NAME: &'static str = "orion-agentd";
-    const ENV_ALIASES: &'static [(&'static str, &'static str)] = &[
-        ("API_ENDPOINT", "api_endpoint"),
-        ("MY_HOST_PORT", "ssh_port"),
-    ];
-
-    fn check(&self, faults: &mut Faults) {
-        if let Err(message) = self.endpoint() {
-            faults.add("api_endpoint", message);
-        }
+    /// The rules that hold before the worker has joined, too.
+    fn check_without_join_line(&self, faults: &mut Faults) {
         faults.require(self.ssh_port != 0, "ssh_port", "must be 1 to 65535");
         if let Some(Err(message)) = self.hostname.as_deref().map(HostName::parse) {
             faults.add("hostname", message);
@@ -117,6 +138,33 @@ impl Settings for AgentSettings {
             "state_dir",
             "must be an absolute path",
         );
+        for (key, path) in [
+            ("join_file", &self.join_file),
+            ("login_dir", &self.login_dir),
+        ] {
+            faults.require(path.is_absolute(), key, "must be an absolute path");
+        }
+    }
+}
+
+const ENV_ALIASES: &[(&str, &str)] = &[
+    ("API_ENDPOINT", "api_endpoint"),
+    ("MY_HOST_PORT", "ssh_port"),
+];
+
+impl Settings for AgentSettings {
+    const NAME: &'static str = "orion-agentd";
+    const ENV_ALIASES: &'static [(&'static str, &'static str)] = ENV_ALIASES;
+
+    fn check(&self, faults: &mut Faults) {
+        self.check_without_join_line(faults);
+        let line = self.join_line().unwrap_or_else(|message| {
+            faults.add("join_file", message);
+            None
+        });
+        if let Err(message) = self.endpoint(line.as_ref()) {
+            faults.add("api_endpoint", message);
+        }
     }
 
     fn log(&self) -> &LogSettings {
@@ -125,6 +173,28 @@ impl Settings for AgentSettings {
 
     fn ops(&self) -> &OpsSettings {
         &self.ops
+    }
+}
+
+/// The settings for a command that makes the worker join: it has no join line yet, or a bad one.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct JoinSettings(pub(crate) AgentSettings);
+
+impl Settings for JoinSettings {
+    const NAME: &'static str = AgentSettings::NAME;
+    const ENV_ALIASES: &'static [(&'static str, &'static str)] = ENV_ALIASES;
+
+    fn check(&self, faults: &mut Faults) {
+        self.0.check_without_join_line(faults);
+    }
+
+    fn log(&self) -> &LogSettings {
+        &self.0.log
+    }
+
+    fn ops(&self) -> &OpsSettings {
+        &self.0.ops
     }
 }
 

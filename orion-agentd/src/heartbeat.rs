@@ -3,19 +3,24 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use orion_core::ProblemCode;
-use orion_core::api::{BeatReply, BeatRequest, RegisterReply};
+use orion_core::PublicKey;
+use orion_core::api::{BeatReply, BeatRequest, RegisterReply, Trust};
 use orion_core::ids::NodeId;
-use orion_daemon::{Readiness, Registry};
+use orion_daemon::{Misconfigured, Readiness, Registry};
+use orion_signature::{Signer, SigningKey};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use serde::de::DeserializeOwned;
+use serde::Serialize;
 
-use crate::client::{Answer, Call, Client, Endpoint, ExchangeError};
+use crate::client::{Answer, Call, Client, Link, Signing};
 use crate::config::AgentSettings;
-use crate::identity::{self, Identity, IdentityError};
+use crate::failure::{Failure, read};
+use crate::identity::{self, Identity};
+use crate::login::Login;
+use crate::machine::Machine;
 use crate::pace::{Backoff, Pace, random_share};
 use crate::records;
+use crate::state::{NextKey, State};
 
 /// What the agent counts.
 #[derive(Debug, Clone, Default)]
@@ -61,57 +66,6 @@ impl Metrics {
     }
 }
 
-/// Why a registration or a beat was of no use.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    #[error(transparent)]
-    Exchange(#[from] ExchangeError),
-    #[error("{0}")]
-    Problem(Refusal),
-    #[error("the answer ({0}) can't be read: {1}")]
-    Unreadable(u16, serde_json::Error),
-}
-
-/// An answer that is not 2xx.
-#[derive(Debug, thiserror::Error)]
-#[error("the control plane answered {status} {code}: {detail}")]
-struct Refusal {
-    status: u16,
-    code: String,
-    detail: String,
-    retry_after: Option<Duration>,
-}
-
-impl Failure {
-    /// True when trying again soon will not help: somebody must change something first.
-    fn is_lasting(&self) -> bool {
-        match self {
-            Self::Problem(refusal) => {
-                (400..500).contains(&refusal.status) && ![408, 429].contains(&refusal.status)
-            }
-            Self::Identity(_) | Self::Exchange(_) | Self::Unreadable(..) => false,
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Problem(refusal) => refusal.retry_after,
-            Self::Identity(_) | Self::Exchange(_) | Self::Unreadable(..) => None,
-        }
-    }
-
-    fn is_node_unknown(&self) -> bool {
-        match self {
-            Self::Problem(refusal) => {
-                refusal.status == 404 && refusal.code == ProblemCode::NodeUnknown.as_str()
-            }
-            Self::Identity(_) | Self::Exchange(_) | Self::Unreadable(..) => false,
-        }
-    }
-}
-
 /// A registration that holds.
 #[derive(Debug)]
 struct Registered {
@@ -131,32 +85,52 @@ enum Beat {
 pub struct Agent {
     settings: AgentSettings,
     client: Client,
+    /// What lets this worker in; sent with every registration.
+    token: Option<SigningKey>,
+    state: State,
+    login: Login,
     pace: Pace,
     metrics: Metrics,
     ready: Readiness,
     boot_id: String,
     /// The last failure that was logged; the same one again is not news.
     said: Option<String>,
+    /// The same for what this machine itself refuses.
+    said_here: Option<String>,
 }
 
 impl Agent {
-    /// An agent that tells `ready` what `systemctl status` shall show.
+    /// An agent that tells `ready` what `systemctl status` shall show. Makes its key if it has none.
+    ///
+    /// # Errors
+    /// When the join line or the endpoint is no good, or the state can't be read or made.
     pub fn new(
         settings: AgentSettings,
-        endpoint: Endpoint,
+        machine: Machine,
         pace: Pace,
         metrics: Metrics,
         ready: Readiness,
-    ) -> Self {
-        Self {
-            settings,
+    ) -> anyhow::Result<Self> {
+        let line = settings.join_line().map_err(Misconfigured)?;
+        let endpoint = settings.endpoint(line.as_ref()).map_err(Misconfigured)?;
+        let state = State::open(&settings.state_dir, line.as_ref())?;
+        if state.trusted().is_empty() {
+            tracing::warn!("without a join line whatever answers is taken for the control plane");
+        }
+        let token = line.map(|line| SigningKey::from_seed(&line.token));
+        Ok(Self {
             client: Client::new(endpoint, pace),
+            token: token.transpose()?,
+            state,
+            login: Login::new(&settings, machine),
+            settings,
             pace,
             metrics,
             ready,
             boot_id: identity::boot_id(),
             said: None,
-        }
+            said_here: None,
+        })
     }
 
     /// Registers and beats for ever; drop the future to stop.
@@ -194,17 +168,73 @@ impl Agent {
         }
     }
 
-    async fn try_register(&self) -> Result<Registered, Failure> {
+    async fn try_register(&mut self) -> Result<Registered, Failure> {
         let link = self.client.connect().await?;
         let identity = Identity::read(&self.settings, link.local)?;
-        let request = identity.request(&self.boot_id);
-        let answer = self.client.post(link, Call::Register, &request).await?;
+        let request = identity.request(&self.boot_id, self.believed_key());
+        let next = self.state.next_key()?;
+        let answer = self.ask(link, Call::Register, &request, next.as_ref());
+        let answer = answer.await?;
         let reply: RegisterReply = read(&answer)?;
+        if answer.verified {
+            if let Some(next) = next {
+                self.state.promote(next)?;
+                tracing::info!(key = %self.state.key().public(), "the agent's key was rotated");
+            }
+            self.believe(&reply.trust).await;
+        }
         Ok(Registered {
             identity,
             node_id: reply.node_id,
             next_beat: self.interval(reply.next_beat_s),
         })
+    }
+
+    fn believed_key(&self) -> Option<PublicKey> {
+        self.state.trusted().first().copied()
+    }
+
+    /// One signed exchange with a counter of its own.
+    async fn ask(
+        &mut self,
+        link: Link,
+        call: Call,
+        body: &impl Serialize,
+        next: Option<&NextKey>,
+    ) -> Result<Answer, Failure> {
+        let counter = self.state.take_counter()?;
+        let mut keys = vec![(Signer::Agent, self.state.key())];
+        if let Call::Register = call {
+            keys.extend(self.token.iter().map(|token| (Signer::Token, token)));
+            keys.extend(next.map(|next| (Signer::NextKey, &next.key)));
+        }
+        let signing = Signing {
+            counter,
+            keys,
+            trusted: self.state.trusted(),
+        };
+        Ok(self.client.post(link, call, body, &signing).await?)
+    }
+
+    /// Follows what a verified answer says of the control plane's keys.
+    async fn believe(&mut self, trust: &Trust) {
+        let learnt = self.state.learn(&trust.signing_keys);
+        let followed = self.login.follow(trust).await;
+        let error = match (learnt, followed) {
+            (Err(error), _) => error.to_string(),
+            (Ok(_), Err(error)) => error.to_string(),
+            (Ok(learnt), Ok(())) => {
+                if learnt {
+                    tracing::info!("the control plane signs with other keys from now on");
+                }
+                self.said_here = None;
+                return;
+            }
+        };
+        if self.said_here.as_ref() != Some(&error) {
+            tracing::error!("{error}");
+            self.said_here = Some(error);
+        }
     }
 
     fn welcome(&mut self, registered: &Registered) {
@@ -245,8 +275,8 @@ impl Agent {
                 }
                 Err(failure) => failure,
             };
-            if failure.is_node_unknown() {
-                return "the control plane does not know this node";
+            if let Some(why) = failure.wants_registration() {
+                return why;
             }
             self.complain(
                 &format!("node {}: beat failed", registered.node_id),
@@ -270,7 +300,10 @@ impl Agent {
         Backoff::new(self.pace.first, (interval * 2).min(self.pace.longest))
     }
 
-    async fn try_beat(&self, registered: &Registered) -> Result<Beat, Failure> {
+    async fn try_beat(&mut self, registered: &Registered) -> Result<Beat, Failure> {
+        if self.state.next_key()?.is_some() {
+            return Ok(Beat::RegisterAgain("the agent's key is being rotated"));
+        }
         let link = self.client.connect().await?;
         if let Some(why) = self.change(registered, link.local) {
             return Ok(Beat::RegisterAgain(why));
@@ -279,11 +312,15 @@ impl Agent {
             node_id: registered.node_id,
             boot_id: self.boot_id.clone(),
             agent: identity::VERSION.to_owned(),
+            signing_key: self.believed_key(),
             accounts: records::read(&self.settings.state_dir),
         };
-        let answer = self.client.post(link, Call::Beat, &request).await?;
-        // What the answer says about accounts is not looked at: nobody has signed it.
+        let answer = self.ask(link, Call::Beat, &request, None).await?;
+        // What the answer says about accounts is for a later version.
         let reply: BeatReply = read(&answer)?;
+        if answer.verified {
+            self.believe(&reply.trust).await;
+        }
         Ok(Beat::Answered(self.interval(reply.next_beat_s)))
     }
 
@@ -306,6 +343,9 @@ impl Agent {
     /// Logs a failure once, and again when it becomes another one.
     fn complain(&mut self, what: &str, failure: &Failure) {
         self.metrics.failures.inc();
+        if let Some(used) = failure.used_counter() {
+            self.state.raise_counter(used);
+        }
         let text: String = failure.to_string().chars().take(500).collect();
         if self.said.as_ref() == Some(&text) {
             tracing::debug!("{what}: {text}");
@@ -319,34 +359,4 @@ impl Agent {
         self.ready.note(format!("{what}: {text}"));
         self.said = Some(text);
     }
-}
-
-/// Reads a 2xx answer's JSON, or the problem in any other.
-fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Failure> {
-    let status = answer.status.as_u16();
-    if answer.status.is_success() {
-        return serde_json::from_slice(&answer.body)
-            .map_err(|error| Failure::Unreadable(status, error));
-    }
-    // Leniently: a newer control plane may have codes that this agent does not know, a proxy answers in HTML.
-    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let text = |key: &str, otherwise: &str| {
-        let value = problem.get(key).and_then(serde_json::Value::as_str);
-        value.unwrap_or(otherwise).to_owned()
-    };
-    let mut detail = text("detail", "no detail was given");
-    for error in problem
-        .get("errors")
-        .and_then(serde_json::Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        detail.push_str(&format!("; {error}"));
-    }
-    Err(Failure::Problem(Refusal {
-        status,
-        code: text("code", "without a code"),
-        detail,
-        retry_after: answer.retry_after,
-    }))
 }

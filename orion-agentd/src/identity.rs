@@ -6,12 +6,11 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use orion_core::HostName;
 use orion_core::api::{Contact, RegisterRequest};
+use orion_core::{HostName, PublicKey};
 
 use crate::config::AgentSettings;
+use crate::ssh_key;
 
 /// What the control plane is told about this worker, and what makes the agent register again when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +64,7 @@ impl Identity {
         })
     }
 
-    pub(crate) fn request(&self, boot_id: &str) -> RegisterRequest {
+    pub(crate) fn request(&self, boot_id: &str, believed: Option<PublicKey>) -> RegisterRequest {
         RegisterRequest {
             hostname: self.hostname.clone(),
             ip: self.ip.clone(),
@@ -74,6 +73,7 @@ impl Identity {
             host_keys: self.host_keys.clone(),
             agent: Some(VERSION.to_owned()),
             boot_id: Some(boot_id.to_owned()),
+            signing_key: believed,
         }
     }
 
@@ -139,7 +139,6 @@ fn host_keys(pattern: &Path) -> Vec<String> {
     files.iter().filter_map(|file| host_key(file)).collect()
 }
 
-/// The first two words of a public key file, if they are a key type and base64 that repeats it, as they must.
 fn host_key(path: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(path)
@@ -147,12 +146,7 @@ fn host_key(path: &Path) -> Option<String> {
         .take(16 * 1024)
         .read_to_string(&mut text)
         .ok()?;
-    let mut words = text.split_ascii_whitespace();
-    let (kind, key) = (words.next()?, words.next()?);
-    let bytes = STANDARD.decode(key).ok()?;
-    let length = usize::try_from(u32::from_be_bytes(*bytes.first_chunk()?)).ok()?;
-    let inner = bytes.get(4..)?.get(..length)?;
-    (inner == kind.as_bytes()).then(|| format!("{kind} {key}"))
+    ssh_key::without_comment(&text)
 }
 
 #[cfg(test)]

@@ -1,22 +1,32 @@
 //! Orion's agent on a worker: it registers, retries for ever, and beats.
 //!
-//! It speaks plain HTTP and therefore believes nothing that gives or takes access: what an answer says about accounts
-//! is ignored until answers are signed.
+//! It speaks plain HTTP and therefore signs what it says, and believes nothing that gives or takes access unless the
+//! control plane has signed it. [`Agent`] is the loop; `state` is what it keeps over restarts, `login` what it lets the
+//! control plane in with.
 
 mod client;
+mod commands;
 mod config;
+mod failure;
+mod files;
 mod heartbeat;
 mod identity;
+mod login;
+mod machine;
 mod pace;
 mod records;
+mod ssh_key;
+mod state;
 
 use std::time::Duration;
 
-use orion_daemon::{Misconfigured, OpsPages, Registry, Shell};
+use orion_daemon::{OpsPages, Registry, Shell};
 
 pub use client::Endpoint;
+pub use commands::main;
 pub use config::{Address, AgentSettings};
 pub use heartbeat::{Agent, Metrics};
+pub use machine::Machine;
 pub use pace::Pace;
 
 /// The agent holds nothing that must be drained; a request in progress is simply dropped.
@@ -26,23 +36,22 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// while the control plane is away.
 ///
 /// # Errors
-/// When the endpoint is no URL or the ops listener can't be bound.
+/// When the endpoint or the join line is no good, the state can't be kept, or the ops listener can't be bound.
 pub async fn run(settings: AgentSettings) -> anyhow::Result<()> {
-    let endpoint = settings.endpoint().map_err(Misconfigured)?;
     let mut registry = Registry::default();
     let metrics = Metrics::registered(&mut registry);
     let shell = Shell::start(&settings, &[], OpsPages::new(registry)).await?;
     let agent = Agent::new(
         settings,
-        endpoint,
+        Machine::default(),
         Pace::default(),
         metrics,
         shell.ready().clone(),
-    );
+    )?;
     let shutdown = shell.shutdown();
     let body = async move {
         tokio::select! {
-            () = agent.run() => {}
+            () = Box::pin(agent.run()) => {}
             () = shutdown.cancelled() => {}
         }
         Ok(())

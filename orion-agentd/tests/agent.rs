@@ -7,11 +7,13 @@
     reason = "a test's helper fails the test"
 )]
 
+#[allow(dead_code, reason = "shared by several test programs")]
 mod control_plane;
 
 use std::time::Duration;
 
-use control_plane::{ControlPlane, Reply, Worker, ed25519, free_port};
+use control_plane::worker::free_port;
+use control_plane::{ControlPlane, Reply, Worker, ed25519};
 use serde_json::json;
 
 const REGISTER: &str = "/api/workers/register";

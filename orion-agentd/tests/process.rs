@@ -7,11 +7,18 @@
     reason = "a test's helper fails the test"
 )]
 
+#[allow(dead_code, reason = "shared by several test programs")]
+mod control_plane;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use control_plane::{ControlPlane, Forgery, Reply, Worker, signing_key};
+use orion_core::{JoinLine, Seed};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A directory with an empty configuration file, which keeps this machine's own configuration out.
@@ -33,6 +40,9 @@ impl Directory {
             .args(arguments)
             .env_clear()
             .env("ORION_AGENTD__OPS__LISTEN", "127.0.0.1:0")
+            .env("ORION_AGENTD__JOIN_FILE", self.0.join("agentd/join"))
+            .env("ORION_AGENTD__LOGIN_DIR", self.0.join("login"))
+            .env("ORION_AGENTD__STATE_DIR", self.0.join("state"))
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -107,7 +117,7 @@ fn the_printed_configuration_says_where_each_value_came_from() {
         "{printed}"
     );
     assert!(
-        printed.contains("state_dir = \"/var/lib/orion-node\"  # compiled default"),
+        printed.contains("host_keys = \"/etc/ssh/ssh_host_*_key.pub\"  # compiled default"),
         "{printed}"
     );
 }
@@ -173,4 +183,146 @@ fn an_ops_address_that_is_taken_exits_1_and_says_so() {
         said.contains(&format!("the ops listener can't listen on {address}")),
         "{said}"
     );
+}
+
+fn line() -> JoinLine {
+    JoinLine {
+        endpoint: "http://orion.example".to_owned(),
+        token: Seed::from_bytes([100; 32]),
+        signing_key: signing_key(200).public(),
+    }
+}
+
+/// Runs `orion-agentd join` with `text` on standard input.
+fn join(directory: &Directory, text: &str) -> Output {
+    let mut child = directory
+        .agent(&["join"], &[])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // No more is read than a line can have.
+    stdin.write_all(text.as_bytes()).unwrap_or_default();
+    drop(stdin);
+    child.wait_with_output().expect("ended")
+}
+
+#[test]
+fn a_join_line_is_kept_where_only_its_owner_reads_it_and_the_next_step_is_said() {
+    let directory = Directory::new("joins");
+    let path = directory.0.join("agentd/join");
+    let mode = |path: &std::path::Path| {
+        let metadata = std::fs::metadata(path).expect("there");
+        metadata.permissions().mode() & 0o7777
+    };
+    let mut other = line();
+    other.token = Seed::from_bytes([101; 32]);
+    for line in [other, line()] {
+        let output = join(&directory, &format!("  {}\n", line.expose()));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = text(&output.stdout);
+        assert!(said.contains("systemctl restart orion-agentd"), "{said}");
+        assert!(!said.contains(&line.token.expose_text()));
+        let kept = std::fs::read_to_string(&path).expect("there");
+        assert_eq!(kept, format!("{}\n", line.expose()));
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(&directory.0.join("agentd")), 0o700);
+    }
+    let files = std::fs::read_dir(directory.0.join("agentd")).expect("there");
+    assert_eq!(files.count(), 1);
+}
+
+#[test]
+fn a_bad_join_line_is_refused_without_repeating_its_token_and_changes_nothing() {
+    let directory = Directory::new("badline");
+    assert_eq!(join(&directory, &line().expose()).status.code(), Some(0));
+    let good = line().expose();
+    let token = line().token.expose_text();
+    let half = &token[..20];
+    for bad in [
+        String::new(),
+        "x".repeat(100_000),
+        good[..good.len() - 1].to_owned(),
+        good.replace("http://", "https://"),
+        good.replace("orion.example", "orion.example/?a=b"),
+        good.replace('.', ""),
+        token.clone(),
+        format!("{good} {good}"),
+    ] {
+        let output = join(&directory, &bad);
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("the join line"), "{said}");
+        assert!(said.contains("nothing was changed"), "{said}");
+        assert!(!said.contains(half), "{said}");
+    }
+    let kept = std::fs::read_to_string(directory.0.join("agentd/join")).expect("there");
+    assert_eq!(kept, format!("{good}\n"));
+}
+
+#[test]
+fn a_join_line_as_an_argument_is_refused_without_repeating_it() {
+    let directory = Directory::new("argument");
+    let output = directory.agent(&["join", &line().expose()], &[]).output();
+    let output = output.expect("ran");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("never an argument"), "{said}");
+    assert!(!said.contains(&line().token.expose_text()), "{said}");
+}
+
+#[test]
+fn a_worker_that_has_not_joined_has_no_key_to_rotate() {
+    let directory = Directory::new("norotation");
+    let output = directory.agent(&["rotate-key"], &[]).output().expect("ran");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("has not joined"), "{said}");
+    assert!(!directory.0.join("state/agent/key.next").exists());
+}
+
+#[tokio::test]
+async fn answers_that_are_not_believed_are_logged_once_and_refusals_say_what_to_do() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::new("logs");
+    for _ in 0..3 {
+        let evil = serde_json::json!({"node_id": 66});
+        plane.next_register(Reply::Forged(Forgery::Unsigned, evil));
+    }
+    let refused = serde_json::json!({"status": 401, "code": "join_token_refused", "detail": "it has expired"});
+    plane.next_register(Reply::Json(401, refused));
+    let directory = Directory::new("logged");
+    let joined = join(&directory, &plane.join_line().expose());
+    assert_eq!(joined.status.code(), Some(0));
+    let keys = worker.path("ssh_host_*_key.pub");
+    let environment = [
+        ("ORION_AGENTD__HOST_KEYS", keys.to_str().expect("text")),
+        ("ORION_AGENTD__HOSTNAME", "worker1"),
+    ];
+    let mut agent = Running(directory.agent(&[], &environment).spawn().expect("started"));
+    for _ in 0..4 {
+        plane.expect("/api/workers/register").await;
+    }
+    let out = agent.0.stderr.take().expect("a pipe");
+    // It stays open until the agent has stopped.
+    let mut out = BufReader::new(out).lines();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut lines = Vec::new();
+        for line in out.by_ref() {
+            lines.push(line.expect("text"));
+            if lines
+                .last()
+                .is_some_and(|line| line.contains("join_token_refused"))
+            {
+                break;
+            }
+        }
+        (lines, out)
+    });
+    let (lines, _out) = read.await.expect("read");
+    let lines = lines.join("\n");
+    assert_eq!(agent.stop(), Some(0));
+    assert_eq!(lines.matches("was not believed").count(), 1, "{lines}");
+    assert!(lines.contains("POST /api/join-tokens"), "{lines}");
+    assert!(!lines.contains(&line().token.expose_text()), "{lines}");
 }

@@ -36,7 +36,72 @@ fn the_endpoint_and_the_port_come_from_the_contracts_variables_too() {
     ];
     let settings = load(&environment).expect("good").settings;
     assert_eq!(settings.ssh_port, 22221);
-    assert_eq!(settings.endpoint(), Endpoint::parse("http://orion.example"));
+    assert_eq!(
+        settings.endpoint(None),
+        Endpoint::parse("http://orion.example")
+    );
+}
+
+/// A join file with `text` of that mode, while `test` runs.
+fn with_join_file<T>(name: &str, text: &str, mode: u32, test: impl FnOnce(&str) -> T) -> T {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("orion-agentd-{name}-{}", std::process::id()));
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+    let came = test(path.to_str().expect("text"));
+    std::fs::remove_file(&path).expect("removed");
+    came
+}
+
+fn line() -> String {
+    let key = "A".repeat(43);
+    format!("http://joined.example#{key}.{key}")
+}
+
+#[test]
+fn a_join_line_says_where_the_control_plane_is_unless_that_is_set() {
+    let endpoint = |environment: &[(&str, &str)]| {
+        let settings = load(environment).expect("good").settings;
+        let line = settings.join_line().expect("good");
+        settings.endpoint(line.as_ref())
+    };
+    with_join_file("endpoint", &line(), 0o600, |path| {
+        let file = ("ORION_AGENTD__JOIN_FILE", path);
+        assert_eq!(endpoint(&[file]), Endpoint::parse("http://joined.example"));
+        assert_eq!(
+            endpoint(&[file, ("API_ENDPOINT", "http://orion.example")]),
+            Endpoint::parse("http://orion.example")
+        );
+    });
+}
+
+#[test]
+fn a_join_file_that_is_open_to_others_or_cut_is_a_fault_without_its_text() {
+    for (name, text, mode) in [
+        ("exposed", line(), 0o644),
+        ("cut", line()[..70].to_owned(), 0o600),
+    ] {
+        let error = with_join_file(name, &text, mode, |path| {
+            load(&[
+                ("ORION_AGENTD__JOIN_FILE", path),
+                ("API_ENDPOINT", "http://a"),
+            ])
+        });
+        let error = error.expect_err("bad");
+        assert_eq!(keys(&error), ["join_file"], "{error}");
+        assert!(!error.to_string().contains("AAAA"), "{error}");
+    }
+}
+
+#[test]
+fn a_worker_that_has_not_joined_can_be_told_to() {
+    let args = ConfigArgs::default();
+    let loaded = load_from::<JoinSettings>(Path::new("/nonexistent"), &args, []);
+    let join_file = loaded.expect("good").settings.0.join_file;
+    assert_eq!(join_file, Path::new("/etc/orion/agentd/join"));
+    let environment = [("ORION_AGENTD__JOIN_FILE".into(), "relative".into())];
+    let error = load_from::<JoinSettings>(Path::new("/nonexistent"), &args, environment);
+    assert_eq!(keys(&error.expect_err("relative")), ["join_file"]);
 }
 
 #[test]
@@ -56,6 +121,7 @@ fn every_bad_value_is_named_at_once() {
         ("ORION_AGENTD__HOST_KEYS", "/etc/*/*.pub"),
         ("ORION_AGENTD__OPS__LISTEN", "0.0.0.0:9303"),
         ("ORION_AGENTD__STATE_DIR", "var"),
+        ("ORION_AGENTD__LOGIN_DIR", "var"),
     ];
     let error = load(&environment).expect_err("all bad");
     let mut keys = keys(&error);
@@ -66,6 +132,7 @@ fn every_bad_value_is_named_at_once() {
         "contact.port",
         "host_keys",
         "hostname",
+        "login_dir",
         "ops.listen",
         "ssh_port",
         "state_dir",

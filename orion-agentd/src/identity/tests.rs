@@ -1,6 +1,9 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::config::Address;
 

@@ -1,34 +1,37 @@
 //! A control plane whose answers are scripted, and a worker's files for an agent under test.
 
+pub(crate) mod worker;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
-use orion_agentd::{Agent, AgentSettings, Metrics, Pace};
-use orion_daemon::{Limits, Readiness, Registry};
+use orion_core::{JoinLine, PublicKey, Seed};
+use orion_daemon::Limits;
+use orion_signature::{SigningKey, VerifiedRequest, sign_answer, verify_request};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use worker::{Worker, ed25519};
 
 /// The longest pause of the agents here.
 pub(crate) const LONGEST: Duration = Duration::from_millis(200);
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the control plane does with a request.
 pub(crate) enum Reply {
     Json(u16, Value),
+    /// What is said without a script, plus these fields; `Forgery` says whose it is.
+    Forged(Forgery, Value),
     Raw(u16, String),
     /// Bytes that are no HTTP.
     NotHttp,
@@ -38,17 +41,47 @@ pub(crate) enum Reply {
     Hang,
 }
 
-#[derive(Default)]
+/// What somebody in between does with an answer.
+#[derive(Clone, Copy)]
+pub(crate) enum Forgery {
+    /// The fields are put in without a signature.
+    Unsigned,
+    /// The fields are put in after the control plane has signed.
+    Altered,
+    /// All of it is signed with another key.
+    Foreign,
+    /// The last signed answer to a beat comes again.
+    Replayed,
+}
+
+/// A request as the control plane saw it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) body: Value,
+    /// Whose it is: every request of an agent is signed.
+    pub(crate) signed: VerifiedRequest,
+}
+
 struct Script {
     register: VecDeque<Reply>,
     beat: VecDeque<Reply>,
+    /// The keys that sign answers.
+    keys: Vec<SigningKey>,
+    /// What answers without a script tell beside the rest.
+    trust: Value,
+    last_beat: Option<Response<Full<Bytes>>>,
 }
 
 pub(crate) struct ControlPlane {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
-    requests: mpsc::UnboundedReceiver<(String, Value)>,
+    requests: mpsc::UnboundedReceiver<Seen>,
     stop: CancellationToken,
+}
+
+pub(crate) fn signing_key(number: u8) -> SigningKey {
+    SigningKey::from_seed(&Seed::from_bytes([number; 32])).expect("a key")
 }
 
 impl ControlPlane {
@@ -61,7 +94,13 @@ impl ControlPlane {
             .await
             .expect("bound");
         let address = front.local_addr().expect("address");
-        let script = Arc::new(Mutex::new(Script::default()));
+        let script = Arc::new(Mutex::new(Script {
+            register: VecDeque::new(),
+            beat: VecDeque::new(),
+            keys: vec![signing_key(200)],
+            trust: json!({}),
+            last_beat: None,
+        }));
         let (seen, requests) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let scripted = Arc::clone(&script);
@@ -92,6 +131,31 @@ impl ControlPlane {
         format!("http://{}", self.address)
     }
 
+    /// The line that lets a worker join here.
+    pub(crate) fn join_line(&self) -> JoinLine {
+        JoinLine {
+            endpoint: self.url(),
+            token: Seed::from_bytes([100; 32]),
+            signing_key: self.public_keys()[0],
+        }
+    }
+
+    /// The keys that sign, newest first.
+    pub(crate) fn public_keys(&self) -> Vec<PublicKey> {
+        let script = self.script.lock().expect("lock");
+        script.keys.iter().map(SigningKey::public).collect()
+    }
+
+    pub(crate) fn sign_with(&self, numbers: &[u8]) {
+        let keys = numbers.iter().map(|number| signing_key(*number)).collect();
+        self.script.lock().expect("lock").keys = keys;
+    }
+
+    /// What answers tell from now on: `signing_keys`, `pool_keys`, `status`.
+    pub(crate) fn tell(&self, trust: Value) {
+        self.script.lock().expect("lock").trust = trust;
+    }
+
     /// Answers the next registration that has no answer yet; without a script all are taken.
     pub(crate) fn next_register(&self, reply: Reply) {
         self.script.lock().expect("lock").register.push_back(reply);
@@ -104,23 +168,29 @@ impl ControlPlane {
 
     /// The next request's body; the request must be for `path`.
     pub(crate) async fn expect(&mut self, path: &str) -> Value {
-        let (found, body) = self.next().await;
-        assert_eq!(found, path);
-        body
+        let seen = self.next().await;
+        assert_eq!(seen.path, path);
+        seen.body
     }
 
     /// The body of the next request for `path`, after any number of requests for `other`.
     pub(crate) async fn expect_after(&mut self, path: &str, other: &str) -> Value {
         loop {
-            let (found, body) = self.next().await;
-            if found == path {
-                return body;
+            let seen = self.next().await;
+            if seen.path == path {
+                return seen.body;
             }
-            assert_eq!(found, other);
+            assert_eq!(seen.path, other);
         }
     }
 
-    async fn next(&mut self) -> (String, Value) {
+    /// A request that is there already.
+    pub(crate) fn try_next(&mut self) -> Option<Seen> {
+        self.requests.try_recv().ok()
+    }
+
+    /// The next request, and who signed it.
+    pub(crate) async fn next(&mut self) -> Seen {
         let request = tokio::time::timeout(PATIENCE, self.requests.recv()).await;
         request
             .expect("a request in time")
@@ -139,51 +209,86 @@ const SPOIL: &str = "x-spoil";
 
 async fn answer(
     request: Request<Incoming>,
-    seen: &mpsc::UnboundedSender<(String, Value)>,
+    seen: &mpsc::UnboundedSender<Seen>,
     script: &Mutex<Script>,
 ) -> Response<Full<Bytes>> {
-    let path = request.uri().path().to_owned();
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .expect("a body")
-        .to_bytes();
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let body = body.collect().await.expect("a body").to_bytes();
+    // What a proxy strips is not signed.
+    let (_, signed) = path.split_once("/api/workers/").expect("a path of ours");
+    parts.uri = format!("/api/workers/{signed}").parse().expect("a path");
+    let signed = verify_request(&parts, &body).await.expect("signed");
     let body = serde_json::from_slice(&body).expect("JSON");
     let registers = path.ends_with("/register");
-    let scripted = {
+    let (scripted, keys, usual, last_beat) = {
         let mut script = script.lock().expect("lock");
-        if registers {
+        let scripted = if registers {
             script.register.pop_front()
         } else {
             script.beat.pop_front()
-        }
+        };
+        let usual = merged(usual(registers), &script.trust);
+        let last_beat = script.last_beat.clone();
+        (scripted, script.keys.clone(), usual, last_beat)
     };
     // The test may have seen enough.
-    seen.send((path, body)).unwrap_or_default();
-    let response = |status: u16, body: String| {
-        let builder = Response::builder().status(status);
-        builder.body(Full::from(body)).expect("a response")
+    seen.send(Seen { path, body, signed }).unwrap_or_default();
+    let signed = async |status: u16, body: String, keys: &[SigningKey]| {
+        sign_answer(response(status, body), &parts.headers, keys)
+            .await
+            .expect("signed")
     };
     let spoiled = |how: &str| {
         let builder = Response::builder().header(SPOIL, how);
         builder.body(Full::default()).expect("a response")
     };
     match scripted {
-        Some(Reply::Json(status, body)) => response(status, body.to_string()),
-        Some(Reply::Raw(status, body)) => response(status, body),
+        Some(Reply::Json(status, body)) => signed(status, body.to_string(), &keys).await,
+        Some(Reply::Raw(status, body)) => signed(status, body, &keys).await,
         Some(Reply::NotHttp) => spoiled("not-http"),
         Some(Reply::Close) => spoiled("close"),
         Some(Reply::Hang) => std::future::pending().await,
-        None if registers => {
-            let reply = json!({"message": "Worker enregistré avec succès", "node_id": 42, "next_beat_s": 1});
-            response(201, reply.to_string())
+        Some(Reply::Forged(forgery, fields)) => {
+            let forged = merged(usual.clone(), &fields).to_string();
+            match forgery {
+                Forgery::Unsigned => response(200, forged),
+                Forgery::Altered => {
+                    let good = signed(200, usual.to_string(), &keys).await;
+                    good.map(|_| Full::from(forged))
+                }
+                Forgery::Foreign => signed(200, forged, &[signing_key(66)]).await,
+                Forgery::Replayed => last_beat.expect("a beat was answered"),
+            }
         }
-        None => response(
-            200,
-            json!({"next_beat_s": 1, "accounts": [], "end": []}).to_string(),
-        ),
+        None if registers => signed(201, usual.to_string(), &keys).await,
+        None => {
+            let answer = signed(200, usual.to_string(), &keys).await;
+            script.lock().expect("lock").last_beat = Some(answer.clone());
+            answer
+        }
     }
+}
+
+fn response(status: u16, body: String) -> Response<Full<Bytes>> {
+    let builder = Response::builder().status(status);
+    builder.body(Full::from(body)).expect("a response")
+}
+
+/// What is said where nothing else is scripted.
+fn usual(registers: bool) -> Value {
+    if registers {
+        json!({"message": "Worker enregistré avec succès", "node_id": 42, "next_beat_s": 1})
+    } else {
+        json!({"next_beat_s": 1, "accounts": [], "end": []})
+    }
+}
+
+fn merged(mut body: Value, fields: &Value) -> Value {
+    for (name, value) in fields.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body
 }
 
 /// Passes bytes on, and replaces answers that ask for it by what no HTTP server would send.
@@ -222,125 +327,5 @@ async fn relay(front: TcpListener, behind: SocketAddr, stop: CancellationToken) 
                 () = async { forth.await; std::future::pending().await } => {}
             }
         });
-    }
-}
-
-/// A public key file's first two words; keys with other numbers differ.
-pub(crate) fn ed25519(number: u8) -> String {
-    let mut bytes = vec![0, 0, 0, 11];
-    bytes.extend_from_slice(b"ssh-ed25519");
-    bytes.extend_from_slice(&[0, 0, 0, 32]);
-    bytes.extend_from_slice(&[number; 32]);
-    format!("ssh-ed25519 {}", STANDARD.encode(bytes))
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
-    listener.local_addr().expect("address").port()
-}
-
-/// A worker's host keys and records in a directory that goes away by itself.
-pub(crate) struct Worker(PathBuf);
-
-impl Worker {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("orion-agentd-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(path.join("accounts")).expect("made");
-        let worker = Self(path);
-        worker.write_host_key(1);
-        worker
-    }
-
-    pub(crate) fn write_host_key(&self, number: u8) {
-        let text = format!("{} root@worker1\n", ed25519(number));
-        let new = self.0.join("new");
-        std::fs::write(&new, text).expect("written");
-        std::fs::rename(new, self.host_key()).expect("renamed");
-    }
-
-    pub(crate) fn remove_host_key(&self) {
-        std::fs::remove_file(self.host_key()).expect("removed");
-    }
-
-    fn host_key(&self) -> PathBuf {
-        self.0.join("ssh_host_ed25519_key.pub")
-    }
-
-    pub(crate) fn write_record(&self, uid: u32, text: &str) {
-        std::fs::write(self.0.join(format!("accounts/{uid}.json")), text).expect("written");
-    }
-
-    pub(crate) fn settings(&self, url: &str) -> AgentSettings {
-        AgentSettings {
-            api_endpoint: Some(url.to_owned()),
-            hostname: Some("worker1".to_owned()),
-            host_keys: self.0.join("ssh_host_*_key.pub"),
-            state_dir: self.0.clone(),
-            ..AgentSettings::default()
-        }
-    }
-
-    pub(crate) fn agent(&self, url: &str) -> RunningAgent {
-        self.agent_with(self.settings(url))
-    }
-
-    pub(crate) fn agent_with(&self, settings: AgentSettings) -> RunningAgent {
-        let pace = Pace {
-            first: Duration::from_millis(20),
-            longest: LONGEST,
-            connect: Duration::from_secs(2),
-            exchange: Duration::from_millis(500),
-            beat_bounds: (Duration::from_millis(20), Duration::from_millis(40)),
-        };
-        let endpoint = settings.endpoint().expect("a good URL");
-        let metrics = Metrics::registered(&mut Registry::default());
-        let agent = Agent::new(
-            settings,
-            endpoint,
-            pace,
-            metrics.clone(),
-            Readiness::new(&[]),
-        );
-        RunningAgent {
-            metrics,
-            task: tokio::spawn(agent.run()),
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).expect("removed");
-    }
-}
-
-/// An agent that ends with the test.
-pub(crate) struct RunningAgent {
-    metrics: Metrics,
-    task: JoinHandle<()>,
-}
-
-impl RunningAgent {
-    pub(crate) fn failures(&self) -> u64 {
-        self.metrics.failures()
-    }
-
-    /// Waits until that many registrations and beats have failed.
-    pub(crate) async fn has_failed(&self, times: u64) {
-        let failed = async {
-            while self.failures() < times {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, failed)
-            .await
-            .expect("failures in time");
-    }
-}
-
-impl Drop for RunningAgent {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }

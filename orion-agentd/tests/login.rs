@@ -1,0 +1,158 @@
+//! How the agent lets the control plane in.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helper fails the test"
+)]
+
+#[allow(dead_code, reason = "shared by several test programs")]
+mod control_plane;
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use control_plane::{ControlPlane, Worker, ed25519};
+use orion_agentd::Machine;
+use serde_json::json;
+
+const REGISTER: &str = "/api/workers/register";
+const BEAT: &str = "/api/workers/beat";
+
+#[tokio::test]
+async fn only_bare_keys_of_the_pool_let_somebody_in() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::joined("barekeys", &plane);
+    plane.tell(json!({"pool_keys": [
+        format!("{} comment", ed25519(3)),
+        format!("command=\"id\" {}", ed25519(4)),
+        format!("{}\n{}", ed25519(5), ed25519(6)),
+        "ssh-dss AAAA", "",
+        ed25519(2), ed25519(1),
+    ]}));
+    let _agent = worker.start(&plane);
+    plane.expect(REGISTER).await;
+    plane.expect(BEAT).await;
+    let both = [2, 1].map(|number| format!("restrict {}", ed25519(number)));
+    assert_eq!(worker.login_keys(), both);
+    let mode = |name: &str| {
+        let metadata = std::fs::metadata(worker.path(name)).expect("there");
+        metadata.permissions().mode() & 0o7777
+    };
+    // sshd reads it as orion-node.
+    assert_eq!(mode("login/.ssh"), 0o755);
+    assert_eq!(mode("login/.ssh/authorized_keys"), 0o644);
+    // Somebody's own additions go with the next answer; an answer without keys says nothing new.
+    std::fs::write(worker.path("login/.ssh/authorized_keys"), ed25519(66)).expect("written");
+    plane.tell(json!({"pool_keys": []}));
+    worker.until(Worker::login_keys, &both.to_vec()).await;
+}
+
+/// Puts a script in place of sshd-dropin that appends what it finds in the file of the exemption.
+fn record_dropin(worker: &Worker) {
+    let (script, exempt, log) = (
+        worker.path("sshd-dropin"),
+        worker.path("exempt"),
+        worker.path("dropin.log"),
+    );
+    let text = format!(
+        "#!/bin/sh\necho \"$1 $(cat '{}' 2>/dev/null)\" >>'{}'\n",
+        exempt.display(),
+        log.display()
+    );
+    std::fs::write(&script, text).expect("written");
+    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
+fn dropin_calls(worker: &Worker) -> Vec<String> {
+    let text = std::fs::read_to_string(worker.path("dropin.log")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn from(address: &str) -> Vec<String> {
+    vec![format!("restrict,from=\"{address}\" {}", ed25519(1))]
+}
+
+fn from_anywhere() -> Vec<String> {
+    vec![format!("restrict {}", ed25519(1))]
+}
+
+#[tokio::test]
+async fn while_the_node_is_alive_keys_are_good_from_the_seen_source_alone() {
+    let plane = ControlPlane::start().await;
+    let worker = Worker::joined("source", &plane);
+    record_dropin(&worker);
+    let tell = |status: &str| plane.tell(json!({"pool_keys": [ed25519(1)], "status": status}));
+    tell("unknown");
+    std::fs::write(worker.path("source"), "192.0.2.9\n").expect("written");
+    let agent = worker.start(&plane);
+    worker.until(Worker::login_keys, &from_anywhere()).await;
+    tell("alive");
+    worker.until(Worker::login_keys, &from("192.0.2.9")).await;
+    let calls = vec!["apply ".to_owned(), "apply 192.0.2.9".to_owned()];
+    worker.until(dropin_calls, &calls).await;
+    // A restart changes nothing, also before anything is told of the node.
+    drop(agent);
+    plane.tell(json!({"pool_keys": [ed25519(1)]}));
+    let _agent = worker.start(&plane);
+    let calls = [calls, vec!["apply 192.0.2.9".to_owned()]].concat();
+    worker.until(dropin_calls, &calls).await;
+    assert_eq!(worker.login_keys(), from("192.0.2.9"));
+    // A control plane that can't log in may have moved.
+    tell("suspect");
+    worker.until(Worker::login_keys, &from_anywhere()).await;
+    let calls = [calls, vec!["apply ".to_owned()]].concat();
+    worker.until(dropin_calls, &calls).await;
+    assert!(!worker.path("exempt").exists());
+    // The old source is not believed again, a new one is.
+    assert!(!worker.path("source").exists());
+    std::fs::write(worker.path("source"), "192.0.2.10\n").expect("written");
+    tell("alive");
+    worker.until(Worker::login_keys, &from("192.0.2.10")).await;
+}
+
+#[tokio::test]
+async fn a_source_that_stands_for_others_restricts_and_exempts_nobody() {
+    let machine = |worker: &Worker| Machine {
+        gateways: || vec![IpAddr::from([192, 0, 2, 1])],
+        is_own: |address| address == IpAddr::from([192, 0, 2, 7]),
+        ..worker.machine()
+    };
+    for (name, source) in [
+        ("gateway", "192.0.2.1"),
+        ("mapped", "::ffff:192.0.2.1"),
+        ("own", "192.0.2.7"),
+        ("rubbish", "192.0.2.9,192.0.2.10"),
+        ("quoted", "192.0.2.9\" ssh-rsa"),
+        ("empty", ""),
+    ] {
+        let mut plane = ControlPlane::start().await;
+        let worker = Worker::joined(name, &plane);
+        record_dropin(&worker);
+        plane.tell(json!({"pool_keys": [ed25519(1)], "status": "alive"}));
+        std::fs::write(worker.path("source"), source).expect("written");
+        let _agent = worker.agent_on(worker.settings(&plane.url()), machine(&worker));
+        for _ in 0..4 {
+            plane.next().await;
+        }
+        assert_eq!(worker.login_keys(), from_anywhere(), "{name}");
+        worker.until(dropin_calls, &vec!["apply ".to_owned()]).await;
+        assert!(!worker.path("exempt").exists(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_can_not_be_kept_stops_no_beats() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::joined("nohome", &plane);
+    std::fs::remove_dir(worker.path("login")).expect("removed");
+    plane.tell(json!({"pool_keys": [ed25519(1)]}));
+    let agent = worker.start(&plane);
+    for path in [REGISTER, BEAT, BEAT] {
+        plane.expect(path).await;
+    }
+    std::fs::create_dir(worker.path("login")).expect("made");
+    worker.until(Worker::login_keys, &from_anywhere()).await;
+    assert_eq!(agent.failures(), 0);
+}
