@@ -12,8 +12,8 @@ mod control_plane;
 
 use std::time::Duration;
 
-use control_plane::worker::free_port;
-use control_plane::{ControlPlane, Reply, Worker, ed25519};
+use control_plane::worker::{Worker, ed25519, free_port};
+use control_plane::{ControlPlane, Reply};
 use serde_json::json;
 
 const REGISTER: &str = "/api/workers/register";

@@ -13,7 +13,8 @@ mod control_plane;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 
-use control_plane::{ControlPlane, Worker, ed25519};
+use control_plane::ControlPlane;
+use control_plane::worker::{Worker, ed25519};
 use orion_agentd::Machine;
 use serde_json::json;
 

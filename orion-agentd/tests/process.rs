@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use control_plane::{ControlPlane, Forgery, Reply, Worker, signing_key};
+use control_plane::worker::Worker;
+use control_plane::{ControlPlane, Forgery, Reply, signing_key};
 use orion_core::{JoinLine, Seed};
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -10,7 +10,8 @@
 #[allow(dead_code, reason = "shared by several test programs")]
 mod control_plane;
 
-use control_plane::{ControlPlane, Forgery, Reply, Worker, ed25519, signing_key};
+use control_plane::worker::{Worker, ed25519};
+use control_plane::{ControlPlane, Forgery, Reply, signing_key};
 use orion_core::PublicKey;
 use serde_json::{Value, json};
 

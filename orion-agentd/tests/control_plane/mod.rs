@@ -19,8 +19,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use worker::{Worker, ed25519};
-
 /// The longest pause of the agents here.
 pub(crate) const LONGEST: Duration = Duration::from_millis(200);
 
