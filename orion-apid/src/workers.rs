@@ -57,6 +57,25 @@ pub struct RegistrationForm {
     signing_key: Option<PublicKey>,
 }
 
+impl RegistrationForm {
+    /// Where the control plane and clients would connect.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        [&self.client, &self.contact]
+            .into_iter()
+            .map(|address| address.host.as_str())
+    }
+
+    /// Every text that a worker chose and that goes on from here.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let keys = self.host_keys.iter().map(String::as_str);
+        let others = self.agent.iter().chain(&self.boot_id).map(String::as_str);
+        self.hosts()
+            .chain([self.hostname.as_str()])
+            .chain(keys)
+            .chain(others)
+    }
+}
+
 /// A beat's body, checked for its form.
 #[derive(Debug)]
 pub struct BeatForm {
