@@ -13,6 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly LAB="$PWD/../.lab"
 readonly NETWORK=orion-lab
 readonly LABEL=orion.lab=1
+readonly HANDED="$LAB/join_line"
 export VAGRANT_CWD="$PWD" VAGRANT_DEFAULT_PROVIDER=docker VAGRANT_CHECKPOINT_DISABLE=1
 
 say() {
@@ -28,6 +29,9 @@ die() {
 setting() {
     sed -n "s/^$1=//p" "$LAB/settings" 2>/dev/null || true
 }
+
+# shellcheck source=vagrant/join.sh
+source ./join.sh
 
 host_suite() {
     local codename
@@ -133,6 +137,24 @@ ENV
     )
 }
 
+# Has this worker's agent been let in?
+has_joined() {
+    docker exec "orion-lab-$1" test -s /var/lib/orion-node/agent/trusted 2>/dev/null
+}
+
+# hand_join_line WORKER...: a file that vagrant copies to the workers; only where some of them have not joined
+hand_join_line() {
+    local name strangers=()
+    for name in "$@"; do
+        has_joined "$name" || strangers+=("$name")
+    done
+    [ ${#strangers[@]} -gt 0 ] || return 0
+    (
+        umask 077
+        join_line "${strangers[@]}" >"$HANDED"
+    )
+}
+
 up() {
     local suite known workers number machines=()
     known=$(setting SUITE)
@@ -149,7 +171,6 @@ up() {
 
     say "control plane machine"
     vagrant up --provision control
-    cp "$LAB/control/pool_key.pub" "$LAB/share/pool_key.pub"
     write_env
 
     workers=$(setting WORKERS)
@@ -157,6 +178,9 @@ up() {
     for ((number = 1; number <= workers; number++)); do
         machines+=("worker$number")
     done
+    trap 'rm -f "$HANDED"' EXIT
+    rm -f "$HANDED"
+    hand_join_line "${machines[@]}"
     vagrant up --provision "${machines[@]}"
 }
 

@@ -4,8 +4,9 @@
 #
 #   vagrant/launch_workers.sh [N]        one if N is not given
 #
-# Clients reach such a worker at this machine's address on the lab's network and the published port; the control
-# plane dials host.docker.internal and the same port. `make lab-down` takes them away.
+# Each is let in by a join line of its own, which the lab's API makes. Clients reach such a worker at this
+# machine's address on the lab's network and the published port; the control plane dials
+# host.docker.internal and the same port. `make lab-down` takes them away.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -21,6 +22,9 @@ die() {
 setting() {
     sed -n "s/^$1=//p" "$LAB/settings"
 }
+
+# shellcheck source=vagrant/join.sh
+source ./join.sh
 
 # The number after the highest that is in use.
 next_number() {
@@ -69,16 +73,22 @@ launch() {
     number=$(next_number)
     port=$((22220 + number))
     name=orion-lab-plain$number
+    (
+        umask 077
+        join_line "plain$number" >"$work/join_line"
+    )
     # Somebody else may take a free port before we do: then the next one.
     for tries in 1 2 3 4 5; do
         port=$(free_port "$address" "$port")
-        if docker run --detach --init --name "$name" --hostname "plain$number" \
+        docker create --init --name "$name" --hostname "plain$number" \
             --label "$LABEL" --network "$NETWORK" --publish "$address:$port:22" \
-            --env "MY_HOST_PORT=$port" --env API_ENDPOINT=http://control \
-            --env "ORION_AGENTD__ADVERTISE__HOST=$address" \
+            --env "MY_HOST_PORT=$port" --env "ORION_AGENTD__ADVERTISE__HOST=$address" \
             --env ORION_AGENTD__CONTACT__HOST=host.docker.internal \
-            --env "ORION_POOL_KEY=$(cat "$LAB/share/pool_key.pub")" \
-            "orion-lab/plain-worker:$suite" >/dev/null; then
+            "orion-lab/plain-worker:$suite" >/dev/null
+        # With the file's mode, as root's; plain-init takes it and deletes it.
+        docker cp "$work/join_line" "$name:/etc/orion/join_line" >/dev/null
+        if docker start "$name" >/dev/null; then
+            rm "$work/join_line"
             echo "plain$number: ssh port $port at $address"
             return
         fi
@@ -93,10 +103,12 @@ main() {
     if [ $# -gt 1 ] || ! [[ $count =~ ^[1-9][0-9]?$ ]]; then
         die "usage: launch_workers.sh [N], N from 1 to 99"
     fi
-    [ -e "$LAB/share/pool_key.pub" ] || die "there is no lab: make lab first"
+    [ -e "$LAB/env" ] || die "there is no lab: make lab first"
     suite=$(setting SUITE)
     address=$(setting HOST_ADDRESS)
     make_image "$suite"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
     while [ "$count" -gt 0 ]; do
         launch "$suite" "$address"
         count=$((count - 1))

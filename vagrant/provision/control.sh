@@ -32,6 +32,10 @@ put() {
 install_changed orion-apid orion-schedd
 
 put /etc/orion/orion-apid.d/50-lab.toml <<'TOML'
+# Where agents find this machine.
+[registration]
+endpoint = "http://control"
+
 # The lab only: short passwords, and POST /api/reset.
 [auth]
 min_password_length = 4
@@ -70,4 +74,3 @@ fi
 readonly authority=/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt
 wait_until "Caddy made its authority" test -s "$authority"
 install -m 0644 "$authority" /lab-control/ca.crt
-install -m 0644 /etc/orion/schedd/pool_key.pub /lab-control/pool_key.pub
