@@ -16,6 +16,10 @@ pub struct Plan {
     pub host_timeout_s: u32,
     /// A MariaDB server of its own, which may be stopped.
     pub own_database: bool,
+    /// `registration.mode`; in any other than `open` the workers are left to their agents.
+    pub mode: &'static str,
+    /// `addresses.networks`
+    pub networks: &'static str,
 }
 
 impl Default for Plan {
@@ -26,6 +30,8 @@ impl Default for Plan {
             deadline_s: 30,
             host_timeout_s: 5,
             own_database: false,
+            mode: "open",
+            networks: "[]",
         }
     }
 }
@@ -64,9 +70,10 @@ impl Plan {
             deadline_s = {deadline_s}
             max_active_per_user = 1000
             [registration]
-            mode = "open"
+            mode = "{mode}"
+            signing_keys_file = "{signing}"
             [addresses]
-            networks = []
+            networks = {networks}
             names = ["localhost"]
             [schedd]
             socket = "{notify}"
@@ -76,6 +83,9 @@ impl Plan {
             "#,
             jwt = files.join("jwt.keys").display(),
             server = files.join("server.keys").display(),
+            signing = files.join("signing.keys").display(),
+            mode = self.mode,
+            networks = self.networks,
             deadline_s = self.deadline_s,
             notify = files.join("run/notify.sock").display(),
             database = database(db),
@@ -108,7 +118,7 @@ impl Plan {
             pool_key_file = "{pool_key}"
             connect_timeout_s = 2
             [addresses]
-            networks = []
+            networks = {networks}
             names = ["localhost"]
             [probe]
             timeout_s = 3
@@ -123,6 +133,7 @@ impl Plan {
             run = files.join("run").display(),
             state = files.join("state").display(),
             host_timeout_s = self.host_timeout_s,
+            networks = self.networks,
             playbook = workers.playbook().display(),
             playbooks = playbooks.display(),
             pool_key = workers.pool_key().display(),
