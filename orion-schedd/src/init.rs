@@ -1,8 +1,8 @@
 //! `orion-schedd init`: the pool's key pair, made once; `rotate-pool-key` alone replaces it.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -45,10 +45,11 @@ pub fn init(settings: &ScheddSettings) -> anyhow::Result<PathBuf> {
     write_public(private, &read_key(private)?)
 }
 
-/// Hands a file to the daemon's user, when we are root and it exists.
+/// Hands a file to the daemon's user, when we are root and it exists. The directory is that user's: a link put there leads
+/// root nowhere.
 pub(crate) fn give_to_daemon(path: &Path) -> anyhow::Result<()> {
     if let Some((user, group)) = owner()? {
-        chown(path, Some(user), Some(group)).with_context(|| path.display().to_string())?;
+        lchown(path, Some(user), Some(group)).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }
@@ -67,10 +68,23 @@ pub(crate) fn write_public(private: &Path, key: &PrivateKey) -> anyhow::Result<P
     let line = key.public_key().to_openssh().context("the public key")?;
     let path = beside(private, ".pub");
     let new = beside(private, ".pub.new");
-    std::fs::write(&new, format!("{line}\n")).with_context(|| new.display().to_string())?;
+    let written = remove_if_there(&new).and_then(|()| {
+        let mut file = File::create_new(&new)?;
+        writeln!(file, "{line}")?;
+        file.sync_all()
+    });
+    written.with_context(|| new.display().to_string())?;
     give_to_daemon(&new)?;
     std::fs::rename(&new, &path).with_context(|| path.display().to_string())?;
     Ok(path)
+}
+
+/// Removes a file, also when there is none.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// The daemon's user and group, when we are root and it exists.
@@ -131,6 +145,23 @@ mod tests {
         init(&settings).unwrap();
         assert_eq!(std::fs::read(private).unwrap(), first);
         assert_eq!(std::fs::read_to_string(&public).unwrap(), line);
+    }
+
+    #[test]
+    fn a_link_in_the_daemons_directory_leads_nowhere() {
+        let scratch = Scratch::new("init");
+        let settings = settings(&scratch);
+        init(&settings).unwrap();
+        let victim = scratch.write_secret("victim", "untouched");
+        for name in ["pool_key.pub", "pool_key.pub.new"] {
+            let link = scratch.join("schedd").join(name);
+            remove_if_there(&link).unwrap();
+            std::os::unix::fs::symlink(&victim, link).unwrap();
+        }
+        init(&settings).unwrap();
+        assert_eq!(std::fs::read_to_string(victim).unwrap(), "untouched");
+        let line = std::fs::read_to_string(scratch.join("schedd/pool_key.pub")).unwrap();
+        assert!(line.starts_with("ssh-ed25519 "), "{line}");
     }
 
     #[test]

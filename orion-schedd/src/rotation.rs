@@ -2,11 +2,10 @@
 //! nobody in.
 //!
 //! First both keys are dialled with and told to agents; when every node lets the new one in, the old one goes. Each step
-//! is one rename, link or transaction, so whatever ends a command half-way, both halves of it are states the daemon can
-//! work in, and the same command again goes on from there.
+//! is one rename, link or transaction, so wherever a command is ended, the daemon can work with what is there, and the same
+//! command again goes on from it.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -17,7 +16,7 @@ use rustix::io::Errno;
 use secrecy::ExposeSecret;
 
 use crate::config::ScheddSettings;
-use crate::init::{give_to_daemon, new_key, write_public};
+use crate::init::{give_to_daemon, new_key, remove_if_there, write_public};
 use crate::pool_keys::{PoolKey, beside, old_file, read_old};
 use crate::serve::database_password;
 
@@ -49,7 +48,7 @@ pub fn rotate(settings: &ScheddSettings) -> anyhow::Result<String> {
         None => directory.link(file, &old_file(file))?,
     }
     let new = beside(file, ".new");
-    remove(&new)?;
+    remove_if_there(&new).with_context(|| new.display().to_string())?;
     write_secret_new(&new, new_key()?.expose_secret().as_bytes())?;
     give_to_daemon(&new)?;
     directory.rename(&new, file)?;
@@ -90,7 +89,7 @@ pub async fn retire(
         );
     }
     let gone = old_file(file);
-    remove(&gone)?;
+    remove_if_there(&gone).with_context(|| gone.display().to_string())?;
     directory.sync()?;
     Ok(format!("{} is gone.\n{AFTER_RETIRING}", gone.display()))
 }
@@ -138,15 +137,6 @@ impl Directory {
 
     fn sync(&self) -> anyhow::Result<()> {
         self.0.sync_all().context("the keys' directory")
-    }
-}
-
-fn remove(file: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| file.display().to_string())
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -132,8 +132,8 @@ fn module_arguments(target: &Target, limit_s: f64) -> ModuleArguments<'_> {
     arguments
 }
 
-/// Seconds, rounded up to milliseconds: an upper bound stays one, and no reader of YAML sees an exponent, which PyYAML
-/// takes for a text.
+/// Seconds, rounded up to milliseconds: an upper bound stays one, and there is no exponent. Ansible tries JSON before
+/// YAML; as YAML, `1e-6` would be a text.
 fn in_milliseconds(span: Duration) -> f64 {
     let up = span.as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(up).unwrap_or(u64::MAX)).as_secs_f64()
