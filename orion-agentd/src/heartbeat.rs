@@ -122,7 +122,7 @@ impl Agent {
             client: Client::new(endpoint, pace),
             token: token.transpose()?,
             state,
-            login: Login::new(&settings, machine),
+            login: Login::new(&settings, machine, pace),
             settings,
             pace,
             metrics,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orion_core::NodeStatus;
 use orion_core::api::Trust;
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::config::AgentSettings;
 use crate::machine::Machine;
+use crate::pace::Pace;
 use crate::{files, ssh_key};
 
 /// The pool has one key, and two while it is rotated.
@@ -40,6 +41,9 @@ pub(crate) struct Login {
     source: PathBuf,
     exempt: PathBuf,
     machine: Machine,
+    proven: Duration,
+    /// When the source that is in use was taken up, by this process.
+    taken_up: Option<Instant>,
     /// The keys that were told last; at first those of the file, without what restricts them.
     keys: Vec<String>,
     /// What was told last of this node.
@@ -62,7 +66,7 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
-    pub(crate) fn new(settings: &AgentSettings, machine: Machine) -> Self {
+    pub(crate) fn new(settings: &AgentSettings, machine: Machine, pace: Pace) -> Self {
         let known = settings.login_dir.join(".ssh/authorized_keys");
         Self {
             // Without a file, or with one that can't be read, there are none until some are told.
@@ -72,6 +76,8 @@ impl Login {
                 .as_deref()
                 .map_or_else(Vec::new, keys_of),
             status: None,
+            proven: pace.proven,
+            taken_up: None,
             home: settings.login_dir.clone(),
             source: settings.state_dir.join("source"),
             exempt: settings.state_dir.join("exempt"),
@@ -102,14 +108,15 @@ impl Login {
     }
 
     /// The address from which alone the keys shall be good.
-    fn usable_source(&self) -> Result<Option<IpAddr>, LoginError> {
+    fn usable_source(&mut self) -> Result<Option<IpAddr>, LoginError> {
         let source = read_address(&self.source);
         match self.status {
             Some(NodeStatus::Alive) => {}
             Some(NodeStatus::Suspect | NodeStatus::Dead) => {
-                // Not used again until it is seen anew: else a control plane that moved would be let in and shut out
-                // by turns.
-                if source.is_some() && source == read_address(&self.exempt) {
+                // A source that shut the control plane out is not used again until it is seen anew: one that moved would
+                // else be let in and shut out by turns.
+                let taken_up = self.taken_up.take();
+                if taken_up.is_some_and(|at| at.elapsed() < self.proven) {
                     files::remove(&self.source).map_err(failed(&self.source))?;
                 }
                 return Ok(None);
@@ -119,18 +126,19 @@ impl Login {
             None => return Ok(read_address(&self.exempt)),
         }
         let gateways = (self.machine.gateways)();
-        Ok(
-            source
-                .filter(|address| !(self.machine.is_own)(*address) && !gateways.contains(address)),
-        )
+        let usable = source
+            .filter(|address| !(self.machine.is_own)(*address) && !gateways.contains(address));
+        if usable != read_address(&self.exempt) {
+            self.taken_up = usable.map(|_| Instant::now());
+        }
+        Ok(usable)
     }
 
     fn write_keys(&self, from: Option<IpAddr>) -> Result<(), LoginError> {
         if !self.home.is_dir() {
             return Err(LoginError::NoHome(self.home.clone()));
         }
-        let mut text =
-            "# Kept by orion-agentd: the keys that the control plane has now.\n".to_owned();
+        let mut text = String::new();
         for key in &self.keys {
             match from {
                 Some(address) => text.push_str(&format!("restrict,from=\"{address}\" {key}\n")),

@@ -15,6 +15,8 @@ pub struct Pace {
     pub exchange: Duration,
     /// The shortest and the longest interval of beats that an answer may ask for.
     pub beat_bounds: (Duration, Duration),
+    /// When the control plane is shut out sooner than this after its keys were bound to an address, it was for that.
+    pub proven: Duration,
 }
 
 impl Default for Pace {
@@ -25,6 +27,7 @@ impl Default for Pace {
             connect: Duration::from_secs(5),
             exchange: Duration::from_secs(15),
             beat_bounds: (Duration::from_secs(1), Duration::from_secs(300)),
+            proven: Duration::from_secs(60),
         }
     }
 }

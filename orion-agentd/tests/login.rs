@@ -106,11 +106,40 @@ async fn while_the_node_is_alive_keys_are_good_from_the_seen_source_alone() {
     let calls = [calls, vec!["apply ".to_owned()]].concat();
     worker.until(dropin_calls, &calls).await;
     assert!(!worker.path("exempt").exists());
-    // The old source is not believed again, a new one is.
-    assert!(!worker.path("source").exists());
-    std::fs::write(worker.path("source"), "192.0.2.10\n").expect("written");
     tell("alive");
+    worker.until(Worker::login_keys, &from("192.0.2.9")).await;
+}
+
+#[tokio::test]
+async fn a_source_that_shuts_the_control_plane_out_is_not_used_again_until_it_is_seen_anew() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::joined("moved", &plane);
+    let tell = |plane: &ControlPlane, status: &str| {
+        plane.tell(json!({"pool_keys": [ed25519(1)], "status": status}));
+    };
+    tell(&plane, "alive");
+    std::fs::write(worker.path("source"), "192.0.2.9\n").expect("written");
+    let agent = worker.start(&plane);
+    worker.until(Worker::login_keys, &from("192.0.2.9")).await;
+    tell(&plane, "suspect");
+    worker.until(Worker::login_keys, &from_anywhere()).await;
+    tell(&plane, "alive");
+    while plane.try_next().is_some() {}
+    for _ in 0..3 {
+        plane.expect(BEAT).await;
+    }
+    assert_eq!(worker.login_keys(), from_anywhere());
+    std::fs::write(worker.path("source"), "192.0.2.10\n").expect("written");
     worker.until(Worker::login_keys, &from("192.0.2.10")).await;
+    drop(agent);
+    // One that has been good for a while is used again after an outage.
+    let _agent = worker.trusting_agent(&plane);
+    for _ in 0..2 {
+        tell(&plane, "dead");
+        worker.until(Worker::login_keys, &from_anywhere()).await;
+        tell(&plane, "alive");
+        worker.until(Worker::login_keys, &from("192.0.2.10")).await;
+    }
 }
 
 #[tokio::test]
