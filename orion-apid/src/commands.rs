@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -135,7 +135,7 @@ fn new_secret(path: &Path) -> Result<(), SecretError> {
     };
     let owner = daemon_owner();
     let give = |path: &Path| match owner {
-        Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(unwritable(path)),
+        Some((uid, gid)) => lchown(path, Some(uid), Some(gid)).map_err(unwritable(path)),
         None => Ok(()),
     };
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
@@ -171,7 +171,7 @@ fn replace_secret(path: &Path, text: &SecretString) -> anyhow::Result<()> {
         Ok(()) | Err(_) => {}
     }
     write_secret_new(new, text.expose_secret().as_bytes())?;
-    chown(new, Some(metadata.uid()), Some(metadata.gid()))?;
+    lchown(new, Some(metadata.uid()), Some(metadata.gid()))?;
     Ok(fs::rename(new, path)?)
 }
 

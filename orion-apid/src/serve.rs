@@ -103,7 +103,7 @@ fn app(
         signing_keys: signing_keys(&Keyring::load(&settings.registration.signing_keys_file)?)?,
         addresses: AddressGuard::new(
             settings.addresses.clone(),
-            settings.database.tcp_host(),
+            settings.database.tcp_addresses(),
             is_own_address,
         ),
         schedd: Schedd::default(),

@@ -151,8 +151,7 @@ impl Default for ScheddSettings {
 impl ScheddSettings {
     /// Asked before each dial.
     pub fn address_guard(&self) -> AddressGuard {
-        let over_tcp = self.database.socket.as_os_str().is_empty();
-        let database = over_tcp.then_some(self.database.host.as_str());
+        let database = self.database.tcp_addresses();
         AddressGuard::new(self.addresses.clone(), database, is_own_address)
     }
 }

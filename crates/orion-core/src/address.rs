@@ -60,19 +60,17 @@ impl AddressRules {
     /// # Errors
     /// For whatever is neither a listed name nor an address that [`allows`](Self::allows) lets pass.
     pub fn parse(&self, text: &str) -> Result<Host, String> {
-        if let Some(name) = self
-            .names
-            .iter()
-            .find(|name| text.eq_ignore_ascii_case(name.as_str()))
-        {
-            return Ok(Host::Name(name.clone()));
+        // The parser of the standard library knows one spelling: no octal, no hexadecimal, no short form, no zone. It comes
+        // first, so that no listed name makes an address good.
+        if let Ok(address) = text.parse::<IpAddr>() {
+            self.allows(address)?;
+            return Ok(Host::Address(address));
         }
-        // The parser of the standard library knows one spelling: no octal, no hexadecimal, no short form, no zone.
-        let address = text.parse::<IpAddr>().map_err(|_| {
-            "must be an IP address, or a name that the configuration lists".to_owned()
-        })?;
-        self.allows(address)?;
-        Ok(Host::Address(address))
+        let listed = |name: &&HostName| text.eq_ignore_ascii_case(name.as_str());
+        match self.names.iter().find(listed) {
+            Some(name) => Ok(Host::Name(name.clone())),
+            None => Err("must be an IP address, or a name that the configuration lists".to_owned()),
+        }
     }
 
     /// Whether one machine of the configured networks can have this address. Addresses of the asking machine itself are
@@ -118,16 +116,16 @@ impl AddressRules {
 #[derive(Clone, Debug)]
 pub struct AddressGuard {
     rules: AddressRules,
-    database: Option<IpAddr>,
+    database: Vec<IpAddr>,
     is_own: fn(IpAddr) -> bool,
 }
 
 impl AddressGuard {
-    /// `database` is the database's host where it is reached over TCP; `is_own` tells this machine's addresses.
-    pub fn new(rules: AddressRules, database: Option<&str>, is_own: fn(IpAddr) -> bool) -> Self {
+    /// `database` holds the database's addresses where it is reached over TCP; `is_own` tells this machine's.
+    pub fn new(rules: AddressRules, database: Vec<IpAddr>, is_own: fn(IpAddr) -> bool) -> Self {
         Self {
             rules,
-            database: database.and_then(|host| host.parse().ok()),
+            database,
             is_own,
         }
     }
@@ -139,7 +137,7 @@ impl AddressGuard {
     pub fn check(&self, text: &str) -> Result<Host, String> {
         let host = self.rules.parse(text)?;
         if let Host::Address(address) = host {
-            if self.database == Some(address) {
+            if self.database.contains(&address) {
                 return Err("must be a worker's address, not the database's".to_owned());
             }
             if (self.is_own)(address) {
@@ -273,11 +271,20 @@ mod tests {
     #[test]
     fn the_databases_and_the_control_planes_own_addresses_are_no_workers() {
         let own = |address: IpAddr| address == IpAddr::from([10, 0, 0, 2]);
-        let guard = AddressGuard::new(AddressRules::default(), Some("10.0.0.3"), own);
+        let guard = AddressGuard::new(AddressRules::default(), vec![[10, 0, 0, 3].into()], own);
         assert!(guard.check("10.0.0.2").unwrap_err().contains("own"));
         assert!(guard.check("10.0.0.3").unwrap_err().contains("database"));
         assert!(guard.check("10.0.0.4").is_ok());
         assert!(guard.check("host.docker.internal").is_ok());
+    }
+
+    #[test]
+    fn a_listed_name_that_looks_like_an_address_makes_none_good() {
+        let rules = AddressRules {
+            names: vec![HostName::parse("127.0.0.1").unwrap()],
+            ..everywhere()
+        };
+        assert!(rules.parse("127.0.0.1").unwrap_err().contains("loopback"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,9 +43,18 @@ impl DatabaseSettings {
         }
     }
 
-    /// The server's host where it is reached over TCP.
-    pub fn tcp_host(&self) -> Option<&str> {
-        self.socket.as_os_str().is_empty().then_some(&self.host)
+    /// The server's addresses where it is reached over TCP; none where its name leads nowhere now.
+    pub fn tcp_addresses(&self) -> Vec<IpAddr> {
+        if !self.socket.as_os_str().is_empty() {
+            return Vec::new();
+        }
+        match (self.host.as_str(), self.port).to_socket_addrs() {
+            Ok(addresses) => addresses.map(|address| address.ip()).collect(),
+            Err(error) => {
+                tracing::warn!(host = ?self.host, %error, "the database's name leads nowhere");
+                Vec::new()
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use orion_core::AddressRules;
 use serde_json::{Value, json};
 
 fn read(body: &Value) -> Result<RegistrationForm, Failure> {
-    let guard = AddressGuard::new(AddressRules::default(), None, |_| false);
+    let guard = AddressGuard::new(AddressRules::default(), Vec::new(), |_| false);
     let fields = Fields::parse(body.to_string().as_bytes()).unwrap();
     registration(fields, &guard, false)
 }

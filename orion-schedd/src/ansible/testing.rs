@@ -29,7 +29,7 @@ pub(super) fn addresses() -> AddressGuard {
         ],
         names: vec![HostName::parse("host.docker.internal").unwrap()],
     };
-    AddressGuard::new(rules, None, is_own_address)
+    AddressGuard::new(rules, Vec::new(), is_own_address)
 }
 
 pub(super) fn target(node: u64) -> Target {

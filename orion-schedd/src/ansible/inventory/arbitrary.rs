@@ -264,7 +264,7 @@ fn everywhere() -> AddressGuard {
             .map(|name| HostName::parse(name).unwrap())
             .collect(),
     };
-    AddressGuard::new(rules, None, is_own_address)
+    AddressGuard::new(rules, Vec::new(), is_own_address)
 }
 
 /// What the real program makes of the files that a play would have.
