@@ -214,7 +214,7 @@ schedd_down_when_rent_is_called() {
     new_user
     in_control systemctl stop orion-schedd
     ( api POST /api/rent '{"duration_hours": 1}'; echo "$STATUS" >"$answer" ) &
-    sleep 2
+    until_true 30 rentals_are '["provisioning"]'
     in_control systemctl start orion-schedd
     wait
     [[ $(cat "$answer") == 200 ]]
