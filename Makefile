@@ -50,14 +50,9 @@ lintian: deb ## What lintian says of the packages; nothing is good
 # --- Tests -----------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: ## Everything CI needs, each stage timed
+test: ## Everything CI needs, each stage timed; some of it: make test STAGES="lab accept"
 	@.ci/need test
-	@.ci/stages
-
-.PHONY: test-lab
-test-lab: ## The account module on real systems, and the acceptance scripts in the lab
-	@.ci/need test
-	@.ci/stages module deb lab accept
+	@.ci/stages $(STAGES)
 
 .PHONY: bench
 bench: ## Rents against a hand-written playbook

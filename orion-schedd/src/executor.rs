@@ -101,7 +101,7 @@ impl Executor {
             let look_again = self.fill().await;
             tokio::select! {
                 Some(ended) = self.plays.join_next_with_id() => self.free(ended),
-                () = self.shared.parts.wake.woken() => {}
+                () = self.shared.parts.wake.woken() => self.slots.told(Instant::now()),
                 () = sleep_until(look_again) => {}
                 () = shutdown.cancelled() => {}
             }
