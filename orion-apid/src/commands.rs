@@ -1,6 +1,6 @@
 //! The administrator's commands.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::Path;
@@ -15,6 +15,7 @@ use orion_daemon::{
 use orion_store::{DatabaseSettings, bootstrap};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use rustix::fs::{FlockOperation, flock};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::password::PasswordHasher;
@@ -172,7 +173,20 @@ fn replace_secret(path: &Path, text: &SecretString) -> anyhow::Result<()> {
     }
     write_secret_new(new, text.expose_secret().as_bytes())?;
     lchown(new, Some(metadata.uid()), Some(metadata.gid()))?;
-    Ok(fs::rename(new, path)?)
+    fs::rename(new, path)?;
+    if let Some(parent) = path.parent() {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Held while the keys' directory is changed: two of these commands at once would write the same file.
+fn lock_directory(file: &Path) -> anyhow::Result<File> {
+    let parent = file.parent().context("the file is in no directory")?;
+    let directory = File::open(parent).with_context(|| parent.display().to_string())?;
+    flock(&directory, FlockOperation::NonBlockingLockExclusive)
+        .context("another command works on the keys")?;
+    Ok(directory)
 }
 
 const RESTART: &str =
@@ -182,6 +196,7 @@ const RESTART: &str =
 /// the answer that tells them the new one.
 pub(crate) fn rotate_signing_key(settings: &ApidSettings) -> anyhow::Result<()> {
     let path = &settings.registration.signing_keys_file;
+    let _lock = lock_directory(path)?;
     let keys = signing_keys(&Keyring::load(path)?)?;
     if keys.len() > 1 {
         bail!(
@@ -207,6 +222,7 @@ pub(crate) async fn retire_signing_key(
     database: &DatabaseArgs,
 ) -> anyhow::Result<()> {
     let path = &settings.registration.signing_keys_file;
+    let _lock = lock_directory(path)?;
     let keys = signing_keys(&Keyring::load(path)?)?;
     let (Some(newest), true) = (keys.first(), keys.len() > 1) else {
         return say("there is one signing key; nothing is to be retired");
@@ -215,7 +231,15 @@ pub(crate) async fn retire_signing_key(
     let behind = store
         .nodes_that_believe_another_key(&newest.public())
         .await?;
+    let lines = store.join_tokens_for_another_key(&newest.public()).await?;
     store.close().await?;
+    if !lines.is_empty() {
+        let ids: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        bail!(
+            "join lines with the older key may still be used: revoke these join tokens, or wait until they expire: {}",
+            ids.join(", ")
+        );
+    }
     if !behind.is_empty() {
         bail!(
             "these nodes have not heard of the newest key yet: {}; is orion-apid restarted, do their agents run?",

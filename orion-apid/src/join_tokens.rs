@@ -106,6 +106,7 @@ pub async fn create(call: Call, admin: Admin) -> Result<Reply, Failure> {
         lifetime: form.lifetime,
         networks: form.networks,
         hostnames: form.hostnames,
+        signing_key,
         created_by: admin.id,
     };
     let token = call.app.store.create_join_token(&order).await?;

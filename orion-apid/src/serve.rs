@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use orion_core::{AddressGuard, Seed};
-use orion_daemon::{Key, Keyring, Limits, OpsPages, Registry, Shell, is_own_address, secret_file};
-use orion_signature::SigningKey;
+use orion_daemon::{
+    Key, Keyring, Limits, Misconfigured, OpsPages, Registry, Shell, is_own_address, secret_file,
+};
+use orion_signature::{MAX_SIGNATURES, SigningKey};
 use orion_store::{DatabaseSettings, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -114,9 +116,24 @@ fn app(
     }))
 }
 
+/// The keys that sign answers, the current one first.
+///
+/// # Errors
+/// More keys than agents look at in an answer.
 pub(crate) fn signing_keys(seeds: &Keyring) -> anyhow::Result<Vec<SigningKey>> {
     let key = |seed: &Key| Ok(SigningKey::from_seed(&Seed::from_bytes(*seed.expose()))?);
-    seeds.iter().map(|(_, seed)| key(seed)).collect()
+    let keys: Vec<SigningKey> = seeds
+        .iter()
+        .map(|(_, seed)| key(seed))
+        .collect::<anyhow::Result<_>>()?;
+    if keys.len() > MAX_SIGNATURES {
+        return Err(Misconfigured(format!(
+            "registration.signing_keys_file has {} keys: agents look at {MAX_SIGNATURES} at the most",
+            keys.len()
+        ))
+        .into());
+    }
+    Ok(keys)
 }
 
 /// The database as the configuration says. Connects at the first use.

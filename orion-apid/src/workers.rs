@@ -154,6 +154,15 @@ fn refused(refusal: Refusal) -> Failure {
             "host_keys",
             "holds a key of another node; machines made from one image need keys of their own",
         ),
+        Refusal::NextKeyTaken => Failure::new(
+            ProblemCode::NodeKeyMismatch,
+            "the key that shall replace the node's belongs to another node",
+        ),
+        Refusal::TooManyWait => Failure::new(
+            ProblemCode::TooManyRequests,
+            "too many nodes wait for an administrator",
+        )
+        .retry_after(60),
         Refusal::HostKeyChanged(node) => {
             tracing::warn!(%node, "a node came with other SSH host keys and is quarantined");
             Failure::field(

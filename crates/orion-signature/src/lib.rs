@@ -28,12 +28,17 @@ const SIGNATURE: &str = "signature";
 const SIGNATURE_INPUT: &str = "signature-input";
 const CONTENT_DIGEST: &str = "content-digest";
 
+/// The header that says which keys sign a request, and as what. Every one of them covers it: no signature can be added,
+/// taken off, or passed off as another one's.
+pub const KEYS: HeaderName = HeaderName::from_static("orion-keys");
+
 /// What a request covers.
-const REQUEST_COMPONENTS: [&str; 4] = [
+const REQUEST_COMPONENTS: [&str; 5] = [
     "\"@method\"",
     "\"@path\"",
     "\"content-digest\"",
     "\"orion-counter\"",
+    "\"orion-keys\"",
 ];
 /// What an answer covers. The request's signatures cover the rest of it.
 const ANSWER_COMPONENTS: [&str; 3] = ["\"@status\"", "\"content-digest\"", "\"signature\";req"];
@@ -42,7 +47,7 @@ const ANSWER_COMPONENTS: [&str; 3] = ["\"@status\"", "\"content-digest\"", "\"si
 const TAG: &str = "orion";
 
 /// No message has more signatures: an agent's, a join token's, a new key's; each of the control plane's keys.
-const MAX_SIGNATURES: usize = 4;
+pub const MAX_SIGNATURES: usize = 4;
 
 /// Why a message is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +131,16 @@ impl Signer {
     }
 }
 
-/// Signs a request for the path it names; headers and body must not change afterwards, a proxy may move the path.
+/// `agent=KEY;token=KEY;next=KEY`, of those that sign, in this order.
+fn key_list(keys: &[(Signer, PublicKey)]) -> String {
+    let each = keys
+        .iter()
+        .map(|(signer, key)| format!("{}={key}", signer.label()));
+    each.collect::<Vec<_>>().join(";")
+}
+
+/// Signs a request, in the order agent, token, next key, for the path it names; headers and body must not change
+/// afterwards, a proxy may move the path.
 ///
 /// # Errors
 /// Where the message can't be written, which no message of ours causes.
@@ -142,6 +156,12 @@ pub async fn sign_request(
     let (mut parts, body) = request.into_parts();
     let body = body.collect().await.map_err(invalid)?.to_bytes();
     parts.headers.insert(COUNTER, HeaderValue::from(counter));
+    let named: Vec<_> = keys
+        .iter()
+        .map(|(signer, key)| (*signer, key.public))
+        .collect();
+    let named = HeaderValue::from_str(&key_list(&named)).map_err(invalid)?;
+    parts.headers.insert(KEYS, named);
     let mut request = Request::from_parts(parts, Full::new(body));
     for (signer, key) in keys {
         let params = params(&REQUEST_COMPONENTS, key)?;
@@ -189,12 +209,13 @@ pub async fn verify_request(
     *copy.headers_mut() = parts.headers.clone();
     only_one(&parts.headers, CONTENT_DIGEST)?;
     only_one(&parts.headers, COUNTER.as_str())?;
+    only_one(&parts.headers, KEYS.as_str())?;
     let found = copy.extract_signatures().map_err(invalid)?;
     bounded(&parts.headers, found.len())?;
+    let signers = [Signer::Agent, Signer::Token, Signer::NextKey];
     let mut keys = [None; 3];
     for (label, (base, headers)) in &found {
-        let signer = [Signer::Agent, Signer::Token, Signer::NextKey];
-        let place = signer
+        let place = signers
             .iter()
             .zip(&mut keys)
             .find(|(signer, _)| signer.label() == label);
@@ -205,6 +226,17 @@ pub async fn verify_request(
         base.verify_signature_headers(&verifying(&key)?, headers)
             .map_err(|_| invalid("a signature does not fit what it covers"))?;
         *place = Some(key);
+    }
+    let named: Vec<_> = signers
+        .into_iter()
+        .zip(keys)
+        .filter_map(|(signer, key)| Some((signer, key?)))
+        .collect();
+    let said = parts.headers.get(KEYS).map(HeaderValue::as_bytes);
+    if said != Some(key_list(&named).as_bytes()) {
+        return Err(invalid(
+            "its signatures are not those of the keys that it names",
+        ));
     }
     let counter = parts
         .headers

@@ -77,6 +77,7 @@ async fn a_request_whose_method_path_body_or_counter_changed_is_refused() {
     }
     for header in [
         "orion-counter",
+        "orion-keys",
         "content-digest",
         "signature",
         "signature-input",
@@ -114,9 +115,14 @@ async fn a_request_whose_method_path_body_or_counter_changed_is_refused() {
 async fn a_signature_that_covers_too_little_is_refused() {
     let key = key(1);
     for covered in [
-        &REQUEST_COMPONENTS[..3],
+        &REQUEST_COMPONENTS[..4],
         &REQUEST_COMPONENTS[1..],
-        &["\"@method\"", "\"@path\"", "\"orion-counter\""],
+        &[
+            "\"@method\"",
+            "\"@path\"",
+            "\"orion-counter\"",
+            "\"orion-keys\"",
+        ],
         &["\"@method\""],
         &[],
     ] {
@@ -270,4 +276,78 @@ async fn an_answer_is_believed_by_whoever_knows_one_of_its_keys() {
 fn keys_do_not_print() {
     let printed = format!("{:?} {:#?}", key(0xa5), key(0xa5));
     assert!(!printed.contains("165") && printed.contains(&key(0xa5).public().to_string()));
+}
+
+/// The headers of the same request as sealed by others.
+async fn sealed_by(keys: &[(Signer, &SigningKey)]) -> (Parts, Bytes) {
+    let request = sign_request(beat("{\"node_id\":1}"), 7, keys).await;
+    taken_apart(request.unwrap()).await
+}
+
+/// `good` with the signature `label` of `other`, under that label or another.
+fn spliced(good: &Parts, other: &Parts, from: &str, to: &str) -> Parts {
+    let mut parts = good.clone();
+    for header in [SIGNATURE, SIGNATURE_INPUT] {
+        let mut values: Vec<HeaderValue> = good.headers.get_all(header).iter().cloned().collect();
+        values.retain(|value| !value.to_str().unwrap().starts_with(&format!("{to}=")));
+        let theirs = other.headers.get_all(header).iter();
+        for value in
+            theirs.filter_map(|value| value.to_str().unwrap().strip_prefix(&format!("{from}=")))
+        {
+            values.push(format!("{to}={value}").parse().unwrap());
+        }
+        parts.headers.remove(header);
+        for value in values {
+            parts.headers.append(header, value);
+        }
+    }
+    parts
+}
+
+#[tokio::test]
+async fn no_signature_can_be_added_taken_off_or_passed_off_as_another() {
+    let (agent, token, thief) = (key(1), key(2), key(3));
+    let (good, body) = sealed_by(&[(Signer::Agent, &agent), (Signer::Token, &token)]).await;
+    let (theirs, _) = sealed_by(&[
+        (Signer::Agent, &thief),
+        (Signer::Token, &thief),
+        (Signer::NextKey, &thief),
+    ])
+    .await;
+    let (plain, _) = sealed_by(&[(Signer::Agent, &agent)]).await;
+    assert!(verify_request(&good, &body).await.is_ok());
+    let attacks = [
+        (
+            "a next key of the thief's",
+            spliced(&good, &theirs, "next", "next"),
+        ),
+        (
+            "the token with the thief's key",
+            spliced(&good, &theirs, "agent", "agent"),
+        ),
+        (
+            "the token's signature as the agent's",
+            spliced(&good, &good, "token", "agent"),
+        ),
+        (
+            "without the token",
+            spliced(&good, &plain, "token", "token"),
+        ),
+        (
+            "with the thief's token",
+            spliced(&plain, &theirs, "token", "token"),
+        ),
+    ];
+    for (what, parts) in attacks {
+        assert!(verify_request(&parts, &body).await.is_err(), "{what}");
+        // Nor with the list of keys changed to fit.
+        for list in [&theirs, &plain] {
+            let mut parts = parts.clone();
+            parts.headers.insert(KEYS, list.headers[KEYS].clone());
+            assert!(
+                verify_request(&parts, &body).await.is_err(),
+                "{what}, list changed"
+            );
+        }
+    }
 }

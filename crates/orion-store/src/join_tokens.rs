@@ -25,9 +25,14 @@ pub struct JoinTokenOrder {
     pub networks: Vec<ipnet::IpNet>,
     /// The host names it lets in; empty for any.
     pub hostnames: Vec<HostName>,
+    /// The control plane's key that its join line names.
+    pub signing_key: PublicKey,
     /// The administrator.
     pub created_by: UserId,
 }
+
+/// How long a token that lets nobody in any more is still listed.
+const LISTED_AFTER_END: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What became of revoking a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,16 +85,22 @@ impl Store {
         let lifetime_us = u64::try_from(order.lifetime.as_micros()).unwrap_or(u64::MAX);
         unit!(self, |tx| {
             let now = tx.now;
+            tx.change(
+                "DELETE FROM join_tokens WHERE expires_at < ?",
+                (now - LISTED_AFTER_END,),
+            )
+            .await?;
             let id = tx
                 .insert(
-                    "INSERT INTO join_tokens (public_key, uses, uses_left, networks, hostnames, created_by, created_at, \
-                     expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ? + INTERVAL ? MICROSECOND)",
+                    "INSERT INTO join_tokens (public_key, uses, uses_left, networks, hostnames, signing_key, created_by, \
+                     created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ? + INTERVAL ? MICROSECOND)",
                     (
                         order.public_key.to_string(),
                         order.uses,
                         order.uses,
                         &networks,
                         &hostnames,
+                        order.signing_key.to_string(),
                         order.created_by.0,
                         now,
                         now,
@@ -115,6 +126,25 @@ impl Store {
             let sql = format!("{SELECT} ORDER BY id DESC");
             let rows: Vec<Row> = self.conn().await?.query(sql).await?;
             rows.into_iter().map(view).collect()
+        })
+        .await
+    }
+
+    /// Tokens that may still let workers in and whose join lines name another key of the control plane: such a worker
+    /// would believe no answer once that key is retired.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn join_tokens_for_another_key(
+        &self,
+        key: &PublicKey,
+    ) -> Result<Vec<JoinTokenId>, StoreError> {
+        let now = self.now().await?.0;
+        bounded(async {
+            let sql = "SELECT id FROM join_tokens WHERE revoked_at IS NULL AND uses_left > 0 AND expires_at > ? \
+                 AND signing_key <> ? ORDER BY id";
+            let ids: Vec<u64> = self.conn().await?.exec(sql, (now, key.to_string())).await?;
+            Ok(ids.into_iter().map(JoinTokenId).collect())
         })
         .await
     }

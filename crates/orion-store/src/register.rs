@@ -1,7 +1,9 @@
 //! Registration: a worker says who and where it is. A node is its agent's key; what is new about a known node's place is a
 //! claim until its pinned host key is met there.
 
-use crate::row::{Address, address, column};
+mod known;
+
+use crate::row::{Address, column};
 use crate::tx::{Finish, Tx, unit};
 use crate::{Beat, Store, StoreError, TokenFault};
 use orion_core::{HostName, NodeId, PublicKey};
@@ -64,25 +66,24 @@ pub enum Registered {
 pub enum Refusal {
     /// A live node has the name and other keys.
     HostnameTaken,
-    /// Another live node has one of the host keys, or the wanted agent's key.
+    /// Another live node has one of the host keys.
     HostKeyTaken,
+    /// Another live node has the key that the node wants to have from now on.
+    NextKeyTaken,
     /// The node comes with other host keys than the pinned ones: it is quarantined.
     HostKeyChanged(NodeId),
     /// The counter was used before; the highest so far.
     OldCounter(u64),
     /// Nothing lets this worker in.
     NotAdmitted(TokenFault),
+    /// Too many nodes wait for an administrator already.
+    TooManyWait,
 }
 
 /// A live node that has a name.
 struct Named {
     id: NodeId,
     has_key: bool,
-}
-
-/// None of the pinned keys is among the told ones. Who tells no keys claims nothing about them.
-fn are_others(pinned: &[String], told: &[String]) -> bool {
-    !told.is_empty() && !told.iter().any(|key| pinned.contains(key))
 }
 
 fn sign_of_life(node: NodeId, new: &Registration<'_>, by: SignedBy) -> Beat {
@@ -94,6 +95,9 @@ fn sign_of_life(node: NodeId, new: &Registration<'_>, by: SignedBy) -> Beat {
         signing_key: new.signing_key,
     }
 }
+
+/// Nodes that may wait for an administrator: strangers make them.
+const MOST_WAITING: u64 = 1_000;
 
 /// Losing so often to other registrations means something else is wrong.
 const MAX_RACES: u32 = 10;
@@ -137,8 +141,25 @@ impl Tx {
         {
             return self.update_signed(node, new, &by).await;
         }
+        // Before anything is said about names: a stranger learns none.
+        let with = match self.admit(new, admission).await? {
+            Ok(with) => with,
+            Err(refusal) => return Ok(Finish::Rollback(Registered::Refused(refusal))),
+        };
         match (self.live_node_named(new.hostname).await?, new.signed) {
-            (None, _) => self.admit(new, admission).await,
+            (None, Some(by)) => {
+                // A node that was deleted is not made again by a copy of what it once said.
+                if let Some(highest) = self.highest_counter_of(&by.key).await?
+                    && by.counter <= highest
+                {
+                    return Ok(Finish::Rollback(Registered::Refused(Refusal::OldCounter(
+                        highest,
+                    ))));
+                }
+                self.create_node(new, admission == Admission::Approval, &with)
+                    .await
+            }
+            (None, None) => self.create_node(new, false, &with).await,
             (Some(Named { id, has_key: false }), None) if admission == Admission::Open => {
                 self.update_bare(id, new).await
             }
@@ -162,35 +183,51 @@ impl Tx {
             .transpose()
     }
 
+    /// The highest counter of a key, over nodes that were forgotten too.
+    async fn highest_counter_of(&mut self, key: &PublicKey) -> Result<Option<u64>, StoreError> {
+        let found = self
+            .first(
+                "SELECT MAX(b.counter) AS highest FROM nodes n JOIN beats b ON b.node_id = n.id WHERE n.agent_key = ?",
+                (key.to_string(),),
+            )
+            .await?;
+        match found {
+            Some(mut row) => column(&mut row, "highest"),
+            None => Ok(None),
+        }
+    }
+
+    /// What lets a new worker in, in words; or why nothing does.
     async fn admit(
         &mut self,
         new: &Registration<'_>,
         admission: Admission,
-    ) -> Result<Finish<Registered>, StoreError> {
-        let with = match admission {
-            Admission::Open => "mode open".to_owned(),
-            Admission::Approval => "awaits approval".to_owned(),
-            Admission::Token(None) => {
-                return Ok(Finish::Rollback(Registered::Refused(Refusal::NotAdmitted(
-                    TokenFault::Missing,
-                ))));
-            }
-            Admission::Token(Some(token)) => {
-                let used = self
-                    .use_join_token(&token, new.hostname, [&new.client, &new.contact])
+    ) -> Result<Result<String, Refusal>, StoreError> {
+        let token = match admission {
+            Admission::Open => return Ok(Ok("mode open".to_owned())),
+            Admission::Approval => {
+                let waiting = self
+                    .number(
+                        "SELECT COUNT(*) FROM nodes WHERE awaits_approval = TRUE AND forgotten_at IS NULL",
+                        (),
+                    )
                     .await?;
-                match used {
-                    Ok(token) => format!("join token {token}"),
-                    Err(fault) => {
-                        return Ok(Finish::Rollback(Registered::Refused(Refusal::NotAdmitted(
-                            fault,
-                        ))));
-                    }
-                }
+                return Ok(if waiting < MOST_WAITING {
+                    Ok("awaits approval".to_owned())
+                } else {
+                    Err(Refusal::TooManyWait)
+                });
             }
+            Admission::Token(None) => return Ok(Err(Refusal::NotAdmitted(TokenFault::Missing))),
+            Admission::Token(Some(token)) => token,
         };
-        self.create_node(new, admission == Admission::Approval, &with)
-            .await
+        let used = self
+            .use_join_token(&token, new.hostname, [&new.client, &new.contact])
+            .await?;
+        Ok(match used {
+            Ok(token) => Ok(format!("join token {token}")),
+            Err(fault) => Err(Refusal::NotAdmitted(fault)),
+        })
     }
 
     async fn live_node_named(&mut self, hostname: &HostName) -> Result<Option<Named>, StoreError> {
@@ -238,7 +275,7 @@ impl Tx {
         self.claim_address(id, new, true).await?;
         // A free address is taken at once where clients are sent to the very place that is dialled; everything else stays
         // a claim until the node is met there.
-        if new.contact == new.client {
+        if new.contact == new.client && !awaits_approval {
             self.change(
                 "UPDATE nodes SET contact_host = pending_contact_host, contact_port = pending_contact_port, \
                  pending_client_host = NULL, pending_client_port = NULL, pending_contact_host = NULL, \
@@ -257,137 +294,6 @@ impl Tx {
         self.event("node_registered", id.into(), Some(&detail))
             .await?;
         Ok(Finish::Commit(Registered::Created(id)))
-    }
-
-    /// A node without a key: its host keys are all that tells it from a stranger.
-    async fn update_bare(
-        &mut self,
-        id: NodeId,
-        new: &Registration<'_>,
-    ) -> Result<Finish<Registered>, StoreError> {
-        let pinned = self.pinned_keys(id).await?;
-        if pinned.is_empty() {
-            self.pin(id, new.host_keys).await?;
-        } else if are_others(&pinned, new.host_keys) {
-            return Ok(Finish::Rollback(Registered::Refused(
-                Refusal::HostnameTaken,
-            )));
-        }
-        self.update_address(id, new).await?;
-        Ok(Finish::Commit(Registered::Updated(id)))
-    }
-
-    /// A node that proved its key. A refusal keeps the counter, so that the request can't be sent once more later.
-    async fn update_signed(
-        &mut self,
-        id: NodeId,
-        new: &Registration<'_>,
-        by: &SignedBy,
-    ) -> Result<Finish<Registered>, StoreError> {
-        if let Some(highest) = self.advance_counter(&sign_of_life(id, new, *by)).await? {
-            return Ok(Finish::Rollback(Registered::Refused(Refusal::OldCounter(
-                highest,
-            ))));
-        }
-        let pinned = self.pinned_keys(id).await?;
-        if pinned.is_empty() {
-            self.pin(id, new.host_keys).await?;
-        } else if are_others(&pinned, new.host_keys) {
-            let reason = "its SSH host keys changed: delete the node and let it join again, if that was meant";
-            self.quarantine(id, reason).await?;
-            return Ok(Finish::Commit(Registered::Refused(
-                Refusal::HostKeyChanged(id),
-            )));
-        }
-        let name_is_taken = self
-            .number(
-                "SELECT COUNT(*) FROM nodes WHERE live_hostname = ? AND id <> ?",
-                (new.hostname.as_str(), id.0),
-            )
-            .await?;
-        if name_is_taken > 0 {
-            return Ok(Finish::Commit(Registered::Refused(Refusal::HostnameTaken)));
-        }
-        if let Some(next) = by.next_key {
-            let another = self
-                .number(
-                    "SELECT COUNT(*) FROM nodes WHERE live_agent_key = ? AND id <> ?",
-                    (next.to_string(), id.0),
-                )
-                .await?;
-            if another > 0 {
-                return Ok(Finish::Commit(Registered::Refused(Refusal::HostKeyTaken)));
-            }
-            let rotated = self
-                .change(
-                    "UPDATE nodes SET agent_key = ? WHERE id = ? AND agent_key <> ?",
-                    (next.to_string(), id.0, next.to_string()),
-                )
-                .await?;
-            if rotated == 1 {
-                self.event("node_key_rotated", id.into(), None).await?;
-            }
-        }
-        self.update_address(id, new).await?;
-        Ok(Finish::Commit(Registered::Updated(id)))
-    }
-
-    async fn update_address(
-        &mut self,
-        id: NodeId,
-        new: &Registration<'_>,
-    ) -> Result<(), StoreError> {
-        let found = self
-            .first(
-                "SELECT client_host, client_port, contact_host, contact_port FROM nodes WHERE id = ?",
-                (id.0,),
-            )
-            .await?;
-        let Some(mut row) = found else {
-            return Err(StoreError::Corrupt {
-                column: "nodes.id",
-                reason: "a locked row vanished".to_owned(),
-            });
-        };
-        let at_home = address(&mut row, "client_host", "client_port")?.as_ref()
-            == Some(&new.client)
-            && address(&mut row, "contact_host", "contact_port")?.as_ref() == Some(&new.contact);
-        self.claim_address(id, new, !at_home).await?;
-        if !at_home {
-            let contact = new.contact.to_string();
-            self.event("node_claims_address", id.into(), Some(&contact))
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// What a worker says of itself; where it says it is now becomes a claim, unless that is known.
-    async fn claim_address(
-        &mut self,
-        id: NodeId,
-        new: &Registration<'_>,
-        is_claim: bool,
-    ) -> Result<(), StoreError> {
-        let (client, contact) = if is_claim {
-            (Some(&new.client), Some(&new.contact))
-        } else {
-            (None, None)
-        };
-        self.change(
-            "UPDATE nodes SET hostname = ?, agent = ?, pending_client_host = ?, pending_client_port = ?, \
-             pending_contact_host = ?, pending_contact_port = ? WHERE id = ?",
-            (
-                new.hostname.as_str(),
-                new.agent,
-                client.map(|address| &address.host),
-                client.map(|address| address.port),
-                contact.map(|address| &address.host),
-                contact.map(|address| address.port),
-                id.0,
-            ),
-        )
-        .await?;
-        Ok(())
     }
 
     pub(crate) async fn pinned_keys(&mut self, node: NodeId) -> Result<Vec<String>, StoreError> {

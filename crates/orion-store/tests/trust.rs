@@ -77,6 +77,7 @@ async fn token(bed: &Bed, byte: u8, change: impl FnOnce(&mut JoinTokenOrder)) ->
         lifetime: Duration::from_secs(1800),
         networks: Vec::new(),
         hostnames: Vec::new(),
+        signing_key: key(240),
         created_by: bed.alice,
     };
     change(&mut order);
@@ -226,6 +227,64 @@ async fn a_token_that_is_over_or_for_others_lets_nobody_in_and_stays_unused() {
 }
 
 #[tokio::test]
+async fn tokens_whose_lines_name_another_key_are_named_while_they_may_be_used() {
+    let bed = Bed::new().await;
+    let first = token(&bed, 200, |_| {}).await;
+    let second = token(&bed, 201, |_| {}).await;
+    let others = |store: Store, byte| async move {
+        store.join_tokens_for_another_key(&key(byte)).await.unwrap()
+    };
+    assert!(others(bed.store.clone(), 240).await.is_empty());
+    assert_eq!(others(bed.store.clone(), 241).await, [first, second]);
+    bed.store.revoke_join_token(first).await.unwrap();
+    assert_eq!(others(bed.store.clone(), 241).await, [second]);
+    assert!(others(bed.later(1801), 241).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_was_deleted_is_not_made_again_by_what_it_once_said() {
+    let bed = Bed::new().await;
+    let node = joined(&bed).await;
+    token(&bed, 201, |order| order.uses = 9).await;
+    let with = Admission::Token(Some(key(201)));
+    sent(1, by(1, 7)).with(&bed.store, with).await;
+    bed.store.forget_node(node).await.unwrap();
+    for admission in [with, Admission::Open, Admission::Approval] {
+        let replayed = sent(1, by(1, 7)).with(&bed.store, admission).await;
+        assert_eq!(replayed, Registered::Refused(Refusal::OldCounter(7)));
+    }
+    let again = sent(1, by(1, 8)).with(&bed.store, with).await;
+    assert!(
+        matches!(again, Registered::Created(new) if new != node),
+        "{again:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stranger_without_a_token_learns_no_names() {
+    let bed = Bed::new().await;
+    joined(&bed).await;
+    for number in [1, 2] {
+        let refused = sent(number, by(7, 1))
+            .with(&bed.store, Admission::Token(None))
+            .await;
+        assert_eq!(
+            refused,
+            Registered::Refused(Refusal::NotAdmitted(TokenFault::Missing))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_waits_takes_no_address() {
+    let bed = Bed::new().await;
+    sent(1, by(1, 1))
+        .with(&bed.store, Admission::Approval)
+        .await;
+    assert_eq!(bed.one("SELECT contact_host IS NULL FROM nodes"), "1");
+}
+
+#[tokio::test]
 async fn tokens_are_listed_newest_first_without_their_seed() {
     let bed = Bed::new().await;
     let boss = admin(&bed).await;
@@ -363,7 +422,7 @@ async fn a_nodes_key_is_rotated_once_however_often_the_answer_gets_lost() {
     );
     assert_eq!(
         sent(1, by(1, 5)).again(&bed).await,
-        Registered::Refused(Refusal::HostnameTaken),
+        Registered::Refused(Refusal::NotAdmitted(TokenFault::Missing)),
         "the old key is nobody's"
     );
     assert_eq!(

@@ -276,6 +276,68 @@ async fn an_altered_replayed_or_reordered_request_changes_nothing() {
     assert_eq!(rows(&plane), after);
 }
 
+/// The headers of `good` with one signature of `other`'s.
+fn spliced(good: &Sealed, other: &Sealed, label: &str) -> Sealed {
+    let mut sealed = good.clone();
+    for header in ["signature", "signature-input"] {
+        let is =
+            |value: &http::HeaderValue| value.to_str().unwrap().starts_with(&format!("{label}="));
+        let mut values: Vec<_> = good
+            .headers
+            .get_all(header)
+            .iter()
+            .filter(|value| !is(value))
+            .cloned()
+            .collect();
+        values.extend(
+            other
+                .headers
+                .get_all(header)
+                .iter()
+                .filter(|value| is(value))
+                .cloned(),
+        );
+        sealed.headers.remove(header);
+        for value in values {
+            sealed.headers.append(header, value);
+        }
+    }
+    sealed
+}
+
+#[tokio::test]
+async fn a_signature_can_not_be_spliced_into_another_request() {
+    let plane = Plane::start_with(TOKEN_MODE).await;
+    let admin = plane.admin("chief").await;
+    let line = token(&admin, &json!({"uses": 9})).await;
+    let mut victim = Agent::with_line(&plane.agents, 1, &line);
+    let body = victim.registration();
+    // A thief who saw the registration has the token's signature, and keys of his own.
+    let good = victim.seal(REGISTER, &body).await;
+    let mut thief = Agent {
+        key: key(66),
+        next_key: Some(key(67)),
+        counter: 0,
+        ..victim.clone()
+    };
+    let theirs = thief.seal(REGISTER, &body).await;
+    let before = rows(&plane);
+    for (what, sealed) in [
+        ("the token with his key", spliced(&good, &theirs, "agent")),
+        ("his next key", spliced(&good, &theirs, "next")),
+    ] {
+        let mut with_list = sealed.clone();
+        with_list
+            .headers
+            .insert("orion-keys", theirs.headers["orion-keys"].clone());
+        for sealed in [sealed, with_list] {
+            let answer = victim.send(&sealed).await;
+            assert_eq!(answer.code(), "signature_invalid", "{what}: {answer}");
+            assert_eq!(rows(&plane), before, "{what}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_node_can_not_speak_for_another_nor_take_its_name_address_or_key() {
     let (plane, admin, mut first, node) = joined().await;
