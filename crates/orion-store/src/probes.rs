@@ -54,6 +54,10 @@ pub enum ProbeResult {
 const DEAD_AFTER_FAILURES: u32 = 3;
 const DEAD_AFTER_S: u32 = 10;
 const BEAT_GRACE_S: u32 = 20;
+/// A node whose agent beats is dead all the same when nobody could log in for so long.
+const DEAD_IN_SPITE_OF_BEATS_S: u32 = 180;
+/// So many deaths within a day make it an administrator's matter.
+const DEATHS_TO_QUARANTINE: u64 = 3;
 
 impl Store {
     /// Every node that may be dialled: one that awaits approval is not.
@@ -252,15 +256,23 @@ impl Tx {
         Ok(())
     }
 
-    /// `suspect -> dead`. A node that died is inspected when it comes back.
+    /// `suspect -> dead`. A node that died is inspected when it comes back, and waits longer each time before it is
+    /// offered again.
     async fn decide_death(&mut self, node: NodeId) -> Result<(), StoreError> {
         let now = self.now;
         let died = self
             .change(
-                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ? WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
+                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ?, \
+                 n.deaths = IF(n.died_at > ? - INTERVAL 1 DAY, n.deaths + 1, 1), n.died_at = ?, \
+                 n.held_until = ? + INTERVAL LEAST(60, POW(2, LEAST(n.deaths, 7) - 1)) MINUTE \
+                 WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
                  AND n.failing_since <= ? - INTERVAL ? SECOND \
-                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND)",
-                (now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S),
+                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND OR n.failing_since <= ? - INTERVAL ? SECOND) \
+                 AND NOT EXISTS (SELECT 1 FROM migration m WHERE m.grace_until > ?)",
+                (
+                    now, now, now, now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S, now,
+                    DEAD_IN_SPITE_OF_BEATS_S, now,
+                ),
             )
             .await?;
         if died == 1 {
@@ -270,6 +282,13 @@ impl Tx {
                     .await?;
             }
             self.event("node_dead", node.into(), None).await?;
+            let deaths = self
+                .number("SELECT deaths FROM nodes WHERE id = ?", (node.0,))
+                .await?;
+            if deaths >= DEATHS_TO_QUARANTINE {
+                let reason = format!("died {deaths} times within a day");
+                self.quarantine(node, &reason).await?;
+            }
         }
         Ok(())
     }

@@ -373,13 +373,15 @@ impl Tx {
         count: u32,
         request: Option<RequestId>,
     ) -> Result<Vec<NodeId>, StoreError> {
+        let now = self.now;
         let rows = self
             .rows(
                 "SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
-                 AND n.draining = FALSE AND n.forgotten_at IS NULL AND NOT EXISTS \
+                 AND n.draining = FALSE AND n.forgotten_at IS NULL \
+                 AND (n.held_until IS NULL OR n.held_until <= ?) AND NOT EXISTS \
                  (SELECT 1 FROM accounts a JOIN rentals r ON r.id = a.rental_id \
                   WHERE r.request_id = ? AND a.node_id = n.id) ORDER BY RAND() LIMIT ?",
-                (request.map(|id| id.0), count),
+                (now, request.map(|id| id.0), count),
             )
             .await?;
         rows.into_iter()

@@ -41,6 +41,9 @@ const STEPS: &[Step] = &[
     step!(13, "0013_beats_counter", 1),
     step!(14, "0014_join_tokens", 1),
     step!(15, "0015_pool_keys", 1),
+    step!(16, "0016_nodes_deaths", 1),
+    step!(17, "0017_rentals_degraded", 1),
+    step!(18, "0018_migration", 1),
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (

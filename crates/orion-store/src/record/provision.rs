@@ -30,6 +30,9 @@ impl Tx {
                 (run.node.0,),
             )
             .await?;
+            if changed == 1 && subject.request_state == RequestState::Active {
+                self.arrive(subject.rental, run.node).await?;
+            }
             let settled = changed == 1
                 && subject.request_state == RequestState::Open
                 && self.settle_if_complete(subject.request).await?;
