@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orion_core::{NodeId, ProblemCode, PublicKey};
-use orion_store::{Beat, BeatOutcome, BeatsRecorded, Store, StoreError};
+use orion_store::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ const MAX_WAITING: usize = 10_000;
 pub struct RecordedBeat {
     /// Its outcome.
     pub outcome: BeatOutcome,
+    /// What is wanted of the account that the node holds.
+    pub held: Option<HeldOnNode>,
     /// The pool's SSH public keys, the newest first.
     pub pool_keys: Arc<[String]>,
 }
@@ -135,6 +137,7 @@ fn add(batch: &mut Pending, (beat, sender): (Beat, oneshot::Sender<Outcome>)) {
     {
         let copy = RecordedBeat {
             outcome: BeatOutcome::OldCounter(known),
+            held: None,
             pool_keys: Arc::default(),
         };
         // An agent that hung up wants no answer.
@@ -153,6 +156,7 @@ where
     let (beats, waiting): (Vec<Beat>, Vec<_>) = batch.into_values().unzip();
     metrics.beat_commits.inc();
     let nodes = beats.len();
+    let of_nodes: Vec<NodeId> = beats.iter().map(|beat| beat.node).collect();
     let result = write(beats).await.map_err(|error| {
         tracing::warn!(error = chain(&error), nodes, "beats were not recorded");
         Lost {
@@ -162,13 +166,15 @@ where
     let outcomes: Vec<Outcome> = match result {
         Ok(recorded) => {
             let pool_keys: Arc<[String]> = recorded.pool_keys.into();
-            let with_keys = |outcome| {
+            let with_keys = |(outcome, node): (BeatOutcome, NodeId)| {
                 Ok(RecordedBeat {
                     outcome,
+                    held: recorded.held.get(&node).copied(),
                     pool_keys: Arc::clone(&pool_keys),
                 })
             };
-            recorded.outcomes.into_iter().map(with_keys).collect()
+            let outcomes = recorded.outcomes.iter().copied();
+            outcomes.zip(of_nodes).map(with_keys).collect()
         }
         Err(lost) => vec![Err(lost); nodes],
     };
@@ -228,6 +234,7 @@ mod tests {
             };
             let recorded = BeatsRecorded {
                 outcomes: batch.iter().map(judge).collect(),
+                held: HashMap::new(),
                 pool_keys: vec!["ssh-ed25519 AAAA".to_owned()],
             };
             let mut rows: Vec<_> = batch

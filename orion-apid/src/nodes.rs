@@ -93,3 +93,49 @@ pub async fn approve(call: Call, admin: Admin) -> Result<Reply, Failure> {
         )),
     }
 }
+
+/// `POST /api/nodes/{node_id}/drain`: it takes no new rental; the one it has runs out.
+///
+/// # Errors
+/// `not_found`.
+pub async fn drain(call: Call, admin: Admin) -> Result<Reply, Failure> {
+    set_draining(call, admin, true, "Node draining").await
+}
+
+/// `POST /api/nodes/{node_id}/undrain`.
+///
+/// # Errors
+/// `not_found`.
+pub async fn undrain(call: Call, admin: Admin) -> Result<Reply, Failure> {
+    set_draining(call, admin, false, "Node not draining").await
+}
+
+async fn set_draining(
+    call: Call,
+    admin: Admin,
+    draining: bool,
+    message: &str,
+) -> Result<Reply, Failure> {
+    let node = call.path_id(NodeId)?;
+    call.no_fields()?;
+    if !call.app.store.set_draining(node, draining).await? {
+        return Err(Failure::not_found("node"));
+    }
+    tracing::info!(%node, draining, by = %admin.id, request_id = call.request_id, "draining set");
+    Reply::ok(&Message {
+        message: message.to_owned(),
+    })
+}
+
+/// `POST /api/migration/override`: rentals move for ten minutes although much has failed at once.
+///
+/// # Errors
+/// `database_down`.
+pub async fn override_migration(call: Call, admin: Admin) -> Result<Reply, Failure> {
+    call.no_fields()?;
+    call.app.store.override_brakes().await?;
+    tracing::warn!(by = %admin.id, request_id = call.request_id, "rentals may move although much has failed");
+    Reply::ok(&Message {
+        message: "Migration goes on for ten minutes".to_owned(),
+    })
+}

@@ -2,10 +2,11 @@
 
 pub mod host_key;
 
-use orion_core::api::{BeatReply, RegisterReply, Trust};
-use orion_core::{AddressGuard, HostName, NodeId, ProblemCode, PublicKey};
+use orion_core::api::{BeatReply, Countdown, RegisterReply, Trust};
+use orion_core::{AddressGuard, HostName, NodeId, ProblemCode, PublicKey, Uid};
 use orion_store::{
-    Address, Admission, Beat, BeatOutcome, Refusal, Registered, Registration, SignedBy, TokenFault,
+    Address, Admission, Beat, BeatOutcome, HeldOnNode, Refusal, Registered, Registration, SignedBy,
+    TokenFault, Wanted,
 };
 
 use crate::auth::agent::Agent;
@@ -296,11 +297,23 @@ pub async fn beat(call: Call, agent: Agent) -> Result<Reply, Failure> {
         signing_key: form.signing_key,
     };
     let recorded = call.app.beats.record(beat).await?;
+    // Who does not sign gets no countdown: nobody could tell it from a stranger's.
+    let signs = agent != Agent::Bare;
     match recorded.outcome {
         BeatOutcome::Recorded { status } => Reply::ok(&BeatReply {
             next_beat_s: NEXT_BEAT_S,
-            accounts: Vec::new(),
-            end: Vec::new(),
+            accounts: recorded
+                .held
+                .filter(|_| signs)
+                .and_then(countdown)
+                .into_iter()
+                .collect(),
+            end: recorded
+                .held
+                .filter(|_| signs)
+                .and_then(to_end)
+                .into_iter()
+                .collect(),
             trust: match agent {
                 Agent::Bare => Trust::default(),
                 Agent::Signed(_) => Trust {
@@ -328,6 +341,21 @@ pub async fn beat(call: Call, agent: Agent) -> Result<Reply, Failure> {
         }
         BeatOutcome::OldCounter(highest) => Err(old_counter(highest)),
     }
+}
+
+fn countdown(held: HeldOnNode) -> Option<Countdown> {
+    match held.wanted {
+        Wanted::For(left) => Some(Countdown {
+            uid: held.uid,
+            epoch: held.epoch,
+            ends_in_s: left.as_secs_f64(),
+        }),
+        Wanted::Gone | Wanted::Undecided => None,
+    }
+}
+
+fn to_end(held: HeldOnNode) -> Option<Uid> {
+    (held.wanted == Wanted::Gone).then_some(held.uid)
 }
 
 /// Checks the body of a beat.

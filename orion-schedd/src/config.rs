@@ -31,6 +31,8 @@ pub struct ScheddSettings {
     pub probe: ProbeSettings,
     /// Where orion-apid says that there is work.
     pub notify: NotifySettings,
+    /// How rentals move off nodes that died.
+    pub migration: MigrationSettings,
     /// When the jobs run.
     pub cron: CronSettings,
 }
@@ -93,6 +95,14 @@ pub struct NotifySettings {
     pub socket: PathBuf,
 }
 
+/// `[migration]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationSettings {
+    /// After a start, and after the database was away, no node is decided dead for so long, in seconds.
+    pub grace_s: u32,
+}
+
 /// `[cron]`: six fields (second minute hour day month weekday), UTC.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +115,8 @@ pub struct CronSettings {
     pub cleanup: String,
     /// Queues inspections and dials every node.
     pub health_check: String,
+    /// Moves rentals off nodes that died.
+    pub migrate: String,
 }
 
 impl Default for ScheddSettings {
@@ -138,11 +150,13 @@ impl Default for ScheddSettings {
             notify: NotifySettings {
                 socket: "/run/orion-schedd/notify.sock".into(),
             },
+            migration: MigrationSettings { grace_s: 60 },
             cron: CronSettings {
                 expire: "* * * * * *".to_owned(),
                 reconcile: "*/2 * * * * *".to_owned(),
                 cleanup: "*/2 * * * * *".to_owned(),
                 health_check: "*/5 * * * * *".to_owned(),
+                migrate: "* * * * * *".to_owned(),
             },
         }
     }
@@ -198,6 +212,7 @@ impl Settings for ScheddSettings {
             "probe.at_once",
             "must be 1 to 1024",
         );
+        check_range(faults, "migration.grace_s", self.migration.grace_s, 0, 3600);
         self.cron.check(faults);
     }
 
@@ -252,6 +267,7 @@ impl CronSettings {
             ("cron.reconcile", &self.reconcile),
             ("cron.cleanup", &self.cleanup),
             ("cron.health_check", &self.health_check),
+            ("cron.migrate", &self.migrate),
         ] {
             faults.require(
                 cron::is_schedule(schedule),

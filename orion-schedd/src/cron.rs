@@ -38,6 +38,7 @@ fn schedule(settings: &CronSettings, job: Job) -> &str {
         Job::Reconcile => &settings.reconcile,
         Job::Cleanup => &settings.cleanup,
         Job::HealthCheck => &settings.health_check,
+        Job::Migrate => &settings.migrate,
     }
 }
 
@@ -297,7 +298,8 @@ mod tests {
             expire: every_second.clone(),
             reconcile: every_second.clone(),
             cleanup: every_second.clone(),
-            health_check: every_second,
+            health_check: every_second.clone(),
+            migrate: every_second,
         };
         let (ticks, mut ticked) = mpsc::channel(WAITING);
         let mut scheduler = start_scheduler(&settings, &ticks).await.unwrap();

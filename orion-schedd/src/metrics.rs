@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     jobs: Family<[Label; 2], Counter>,
     job_success: Family<[Label; 1], Gauge<f64, AtomicU64>>,
     leads: Gauge,
+    migration_suspended: Gauge,
 }
 
 fn hosts_buckets() -> Histogram {
@@ -35,10 +36,9 @@ fn seconds_buckets() -> Histogram {
     Histogram::new([1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0])
 }
 
-impl Metrics {
-    /// Registers everything.
-    pub(crate) fn new(registry: &mut Registry) -> Self {
-        let metrics = Self {
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
             plays: Family::default(),
             playing: Family::default(),
             hosts: Family::new_with_constructor(hosts_buckets as fn() -> Histogram),
@@ -49,8 +49,21 @@ impl Metrics {
             jobs: Family::default(),
             job_success: Family::default(),
             leads: Gauge::default(),
-        };
+            migration_suspended: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix("orion_schedd");
+        registry.register(
+            "migration_suspended",
+            "1 while nothing moves because too much fails at once",
+            metrics.migration_suspended.clone(),
+        );
         registry.register("plays", "Plays that ended, by kind", metrics.plays.clone());
         registry.register(
             "plays_running",
@@ -143,6 +156,11 @@ impl Metrics {
                 .get_or_create(&[("job", job)])
                 .set(since_1970.as_secs_f64());
         }
+    }
+
+    /// Whether nothing moves because too much fails at once.
+    pub(crate) fn migration_suspended(&self, suspended: bool) {
+        self.migration_suspended.set(i64::from(suspended));
     }
 
     /// Whether this instance leads.

@@ -13,7 +13,7 @@ use crate::ansible::{Ansible, Containment, Instance, PlaySettings};
 use crate::config::ScheddSettings;
 use crate::cron::{Cron, JobBook};
 use crate::executor::{Executor, Parts};
-use crate::jobs::{self, JobContext};
+use crate::jobs::{self, Grace, JobContext};
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::notify::{NotifySocket, Settled, Wake};
@@ -67,7 +67,7 @@ pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
     shell.tracker().spawn(served);
 
     let ansible = contain(&settings, &common.instance).await?;
-    let jobs = common.jobs(&keys, &settings);
+    let jobs = common.jobs(&keys, ready.clone(), &settings);
     let executor = common.executor(ansible, ready.clone(), &settings);
     let drain = Executor::longest_drain(&settings.executor);
     let tracker = shell.tracker().clone();
@@ -106,7 +106,7 @@ impl Common {
         OpsPages::new(registry).page("/jobs", jobs)
     }
 
-    fn jobs(&self, keys: &PoolKeys, settings: &ScheddSettings) -> JobContext {
+    fn jobs(&self, keys: &PoolKeys, ready: Readiness, settings: &ScheddSettings) -> JobContext {
         let timeout = Duration::from_secs(settings.probe.timeout_s.into());
         let guard = settings.address_guard();
         let dialler = Dialler::new(guard, keys, &settings.ssh.user, timeout);
@@ -122,6 +122,9 @@ impl Common {
             executor: self.look.clone(),
             settled: self.settled.clone(),
             prober,
+            grace: Grace::new(Duration::from_secs(settings.migration.grace_s.into())),
+            ready,
+            metrics: self.metrics.clone(),
         }
     }
 

@@ -128,6 +128,8 @@ impl Plan {
             reconcile = "* * * * * *"
             cleanup = "* * * * * *"
             health_check = "* * * * * *"
+            [migration]
+            grace_s = 0
             {database}
             "#,
             run = files.join("run").display(),

@@ -6,8 +6,9 @@ use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
-use orion_core::{NodeId, NodeStatus, PublicKey};
+use orion_core::{AccountState, NodeId, NodeStatus, PublicKey, Uid};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// An agent's sign of life.
 #[derive(Debug, Clone)]
@@ -47,8 +48,32 @@ pub enum BeatOutcome {
 pub struct BeatsRecorded {
     /// For each beat, in the order they were given.
     pub outcomes: Vec<BeatOutcome>,
+    /// What the control plane wants of the account that a node holds, if it holds one.
+    pub held: HashMap<NodeId, HeldOnNode>,
     /// The pool's SSH public keys, the newest first.
     pub pool_keys: Vec<String>,
+}
+
+/// The account that is not gone from a node; there is never a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldOnNode {
+    /// Its UID.
+    pub uid: Uid,
+    /// Its epoch.
+    pub epoch: u64,
+    /// What is wanted.
+    pub wanted: Wanted,
+}
+
+/// What the control plane wants of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// That it stays for so long from now on.
+    For(Duration),
+    /// That it goes.
+    Gone,
+    /// Nothing is decided yet.
+    Undecided,
 }
 
 /// What is known of a node that beats.
@@ -103,9 +128,11 @@ impl Store {
             // By id, so that two replicas' batches don't wait for each other in a circle.
             good.sort_unstable_by_key(|beat| beat.node);
             tx.write_beats(&good).await?;
+            let held = tx.held_on(&good).await?;
             let pool_keys = tx.pool_keys().await?;
             Finish::Commit(BeatsRecorded {
                 outcomes,
+                held,
                 pool_keys,
             })
         })
@@ -197,6 +224,47 @@ impl Tx {
         )
         .await?;
         Ok(())
+    }
+
+    /// Without locks: what a beat's answer misses, the next one tells.
+    async fn held_on(
+        &mut self,
+        beats: &[&Beat],
+    ) -> Result<HashMap<NodeId, HeldOnNode>, StoreError> {
+        if beats.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let places = vec!["?"; beats.len()].join(", ");
+        let mut params = vec![Value::from(self.now)];
+        params.extend(beats.iter().map(|beat| Value::from(beat.node.0)));
+        let rows = self
+            .rows(
+                &format!(
+                    "SELECT a.node_id, a.uid, a.epoch, a.state, TIMESTAMPDIFF(MICROSECOND, ?, r.leased_until) AS left_us \
+                     FROM accounts a JOIN rentals r ON r.id = a.rental_id WHERE a.held_node IN ({places})"
+                ),
+                params,
+            )
+            .await?;
+        rows.into_iter()
+            .map(|mut row| {
+                let state: AccountState = word(&mut row, "state")?;
+                let left_us: Option<i64> = column(&mut row, "left_us")?;
+                let wanted = match (state, left_us) {
+                    (AccountState::Leaving | AccountState::Gone, _) => Wanted::Gone,
+                    (_, Some(left)) => {
+                        Wanted::For(Duration::from_micros(u64::try_from(left).unwrap_or(0)))
+                    }
+                    (AccountState::Making | AccountState::Present, None) => Wanted::Undecided,
+                };
+                let held = HeldOnNode {
+                    uid: Uid(column(&mut row, "uid")?),
+                    epoch: column(&mut row, "epoch")?,
+                    wanted,
+                };
+                Ok((NodeId(column(&mut row, "node_id")?), held))
+            })
+            .collect()
     }
 
     /// Takes a registration for a sign of life, and its counter with it. The highest counter so far where it is not

@@ -29,7 +29,7 @@ mod schema;
 mod tx;
 mod users;
 
-pub use beats::{Beat, BeatOutcome, BeatsRecorded};
+pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
 pub use error::StoreError;
 pub use jobs::Reconciled;
 pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};

@@ -155,6 +155,36 @@ impl Store {
 }
 
 impl Store {
+    /// Whether a node takes new rentals. False where there is no such node; a second time: the same.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn set_draining(&self, id: NodeId, draining: bool) -> Result<bool, StoreError> {
+        unit!(self, |tx| {
+            let known = tx
+                .number(
+                    "SELECT COUNT(*) FROM nodes WHERE id = ? AND forgotten_at IS NULL",
+                    (id.0,),
+                )
+                .await?;
+            let changed = tx
+                .change(
+                    "UPDATE nodes SET draining = ? WHERE id = ? AND draining <> ?",
+                    (draining, id.0, draining),
+                )
+                .await?;
+            if changed == 1 {
+                let kind = if draining {
+                    "node_draining"
+                } else {
+                    "node_not_draining"
+                };
+                tx.event(kind, id.into(), None).await?;
+            }
+            Finish::Commit(known > 0)
+        })
+    }
+
     /// Lets a node in that registered in mode `approve`: it is dialled and inspected like any other.
     ///
     /// # Errors

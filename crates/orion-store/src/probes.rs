@@ -262,15 +262,13 @@ impl Tx {
         let now = self.now;
         let died = self
             .change(
-                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ?, \
-                 n.deaths = IF(n.died_at > ? - INTERVAL 1 DAY, n.deaths + 1, 1), n.died_at = ?, \
-                 n.held_until = ? + INTERVAL LEAST(60, POW(2, LEAST(n.deaths, 7) - 1)) MINUTE \
+                "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ? \
                  WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
                  AND n.failing_since <= ? - INTERVAL ? SECOND \
                  AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND OR n.failing_since <= ? - INTERVAL ? SECOND) \
                  AND NOT EXISTS (SELECT 1 FROM migration m WHERE m.grace_until > ?)",
                 (
-                    now, now, now, now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S, now,
+                    now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S, now,
                     DEAD_IN_SPITE_OF_BEATS_S, now,
                 ),
             )
@@ -282,6 +280,13 @@ impl Tx {
                     .await?;
             }
             self.event("node_dead", node.into(), None).await?;
+            // From left to right: each expression sees what those before it set.
+            self.change(
+                "UPDATE nodes SET deaths = IF(died_at > ? - INTERVAL 1 DAY, deaths + 1, 1), died_at = ?, \
+                 held_until = ? + INTERVAL LEAST(60, POW(2, LEAST(deaths, 7) - 1)) MINUTE WHERE id = ?",
+                (now, now, now, node.0),
+            )
+            .await?;
             let deaths = self
                 .number("SELECT deaths FROM nodes WHERE id = ?", (node.0,))
                 .await?;

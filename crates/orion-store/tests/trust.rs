@@ -582,3 +582,28 @@ async fn the_pools_keys_are_told_newest_first_and_retired_when_no_node_needs_the
     assert!(bed.store.retire_pool_key("old").await.unwrap().is_empty());
     assert_eq!(bed.store.pool_keys().await.unwrap(), ["new"]);
 }
+
+#[tokio::test]
+async fn a_beat_is_told_what_is_wanted_of_the_account_that_the_node_holds() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    let held = |second: i64| {
+        let (store, node) = (bed.later(second), nodes[0]);
+        async move { store.beat_many(&[beat(node, None)]).await.unwrap().held.get(&node).copied() }
+    };
+    assert_eq!(held(0).await, None);
+    let opened = bed.opened(bed.alice, 1).await;
+    assert_eq!(held(0).await.unwrap().wanted, Wanted::Undecided);
+    let run = bed.claim_one(orion_core::RunKind::Provision).await;
+    bed.record(&run, orion_core::RunOutcome::Present).await;
+    let told = held(600).await.unwrap();
+    let Wanted::For(left) = told.wanted else {
+        panic!("{told:?}")
+    };
+    assert!((2_990..=3_000).contains(&left.as_secs()), "{left:?}");
+    assert_eq!((told.uid, told.epoch), (run.account.unwrap().uid, run.epoch));
+    bed.store.release(Scope::All, opened.rentals[0]).await.unwrap();
+    assert_eq!(held(601).await.unwrap().wanted, Wanted::Gone);
+    let run = bed.claim_one(orion_core::RunKind::Clean).await;
+    bed.record(&run, orion_core::RunOutcome::Gone).await;
+    assert_eq!(held(602).await, None);
+}

@@ -15,6 +15,7 @@ const WAIT: Duration = Duration::from_secs(4);
 /// # Errors
 /// When the database is away.
 pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
+    context.grace.before_a_look(&context.store).await?;
     let inspections = queue_inspections(context).await?;
     let targets = context.store.probe_targets().await?;
     let nodes = u64::try_from(targets.len()).unwrap_or(u64::MAX);

@@ -1,14 +1,20 @@
 //! The cron jobs. Each may be repeated at any time, takes no input and does a small batch; deadlines are rows, never
-//! jobs. A job that moves rentals off failing nodes (`migrate`) will stand beside these.
+//! jobs.
 
 mod cleanup;
 mod expire;
+mod grace;
 mod health_check;
+mod migrate;
 
 use std::collections::BTreeMap;
 
+use orion_daemon::Readiness;
 use orion_store::{Store, StoreError};
 
+pub(crate) use grace::Grace;
+
+use crate::metrics::Metrics;
 use crate::notify::{Settled, Wake};
 use crate::probe::Prober;
 use crate::reconcile;
@@ -30,6 +36,12 @@ pub(crate) struct JobContext {
     pub settled: Settled,
     /// Dials nodes.
     pub prober: Prober,
+    /// Keeps a start from being the end of nodes.
+    pub grace: Grace,
+    /// Where alarms are shown.
+    pub ready: Readiness,
+    /// Counts.
+    pub metrics: Metrics,
 }
 
 /// A job.
@@ -43,15 +55,18 @@ pub(crate) enum Job {
     Cleanup,
     /// Queues inspections and dials every node.
     HealthCheck,
+    /// Moves rentals off nodes that died.
+    Migrate,
 }
 
 impl Job {
     /// Every job.
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Expire,
         Self::Reconcile,
         Self::Cleanup,
         Self::HealthCheck,
+        Self::Migrate,
     ];
 
     /// Its name in the configuration, logs and metrics.
@@ -61,6 +76,7 @@ impl Job {
             Self::Reconcile => "reconcile",
             Self::Cleanup => "cleanup",
             Self::HealthCheck => "health_check",
+            Self::Migrate => "migrate",
         }
     }
 
@@ -74,6 +90,7 @@ impl Job {
             Self::Reconcile => reconcile::run(context).await,
             Self::Cleanup => cleanup::run(context).await,
             Self::HealthCheck => health_check::run(context).await,
+            Self::Migrate => migrate::run(context).await,
         }
     }
 }

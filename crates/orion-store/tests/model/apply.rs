@@ -106,6 +106,8 @@ impl Case<'_> {
             Job::Reconcile => store.reconcile().await.map(drop),
             Job::QueueCleaning => store.queue_cleaning(100).await.map(drop),
             Job::QueueInspections => store.queue_inspections(100).await.map(drop),
+            Job::Migrate => store.migrate(100).await.map(drop),
+            Job::OverrideBrakes => store.override_brakes().await,
             Job::Reset => store.reset().await,
         }
         .map_err(text)

@@ -87,6 +87,7 @@ pub(crate) async fn round(case: &Case<'_>, seconds: u32, first: Play) -> Result<
     let store = case.store();
     store.reconcile().await.map_err(text)?;
     store.expire_rentals(100).await.map_err(text)?;
+    store.migrate(100).await.map_err(text)?;
     store.queue_cleaning(100).await.map_err(text)?;
     store.queue_inspections(100).await.map_err(text)?;
     for kind in [RunKind::Provision, RunKind::Clean, RunKind::Inspect] {

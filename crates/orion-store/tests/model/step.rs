@@ -75,6 +75,8 @@ pub(crate) enum Job {
     Reconcile,
     QueueCleaning,
     QueueInspections,
+    Migrate,
+    OverrideBrakes,
     Reset,
 }
 
@@ -195,6 +197,8 @@ fn outcome() -> impl Strategy<Value = RunOutcome> {
 fn job() -> impl Strategy<Value = Job> {
     prop_oneof![
         2 => Just(Job::Expire),
+        4 => Just(Job::Migrate),
+        1 => Just(Job::OverrideBrakes),
         4 => Just(Job::Reconcile),
         4 => Just(Job::QueueCleaning),
         3 => Just(Job::QueueInspections),

@@ -1,0 +1,37 @@
+//! Moves rentals off nodes that died. What may move, and how fast, the database decides.
+
+use orion_store::StoreError;
+
+use super::{BATCH, Counts, JobContext};
+
+/// What `/readyz` names while nothing moves.
+const COMPONENT: &str = "migration";
+
+/// One tick.
+///
+/// # Errors
+/// When the database is away.
+pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
+    context.grace.before_a_look(&context.store).await?;
+    let done = context.store.migrate(BATCH).await?;
+    if done.moving > 0 {
+        context.executor.wake();
+    }
+    if done.degraded > 0 || done.healed > 0 || done.moving > 0 {
+        let (degraded, healed, moving) = (done.degraded, done.healed, done.moving);
+        tracing::info!(degraded, healed, moving, "rentals of nodes that died");
+    }
+    match &done.suspended {
+        Some(because) => context.ready.set_not_ready(COMPONENT, because.as_str()),
+        None => context.ready.set_ready(COMPONENT),
+    }
+    context
+        .metrics
+        .migration_suspended(done.suspended.is_some());
+    Ok(Counts::from([
+        ("degraded", done.degraded),
+        ("healed", done.healed),
+        ("moving", done.moving),
+        ("suspended", u64::from(done.suspended.is_some())),
+    ]))
+}
