@@ -588,7 +588,15 @@ async fn a_beat_is_told_what_is_wanted_of_the_account_that_the_node_holds() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     let held = |second: i64| {
         let (store, node) = (bed.later(second), nodes[0]);
-        async move { store.beat_many(&[beat(node, None)]).await.unwrap().held.get(&node).copied() }
+        async move {
+            store
+                .beat_many(&[beat(node, None)])
+                .await
+                .unwrap()
+                .held
+                .get(&node)
+                .copied()
+        }
     };
     assert_eq!(held(0).await, None);
     let opened = bed.opened(bed.alice, 1).await;
@@ -600,8 +608,14 @@ async fn a_beat_is_told_what_is_wanted_of_the_account_that_the_node_holds() {
         panic!("{told:?}")
     };
     assert!((2_990..=3_000).contains(&left.as_secs()), "{left:?}");
-    assert_eq!((told.uid, told.epoch), (run.account.unwrap().uid, run.epoch));
-    bed.store.release(Scope::All, opened.rentals[0]).await.unwrap();
+    assert_eq!(
+        (told.uid, told.epoch),
+        (run.account.unwrap().uid, run.epoch)
+    );
+    bed.store
+        .release(Scope::All, opened.rentals[0])
+        .await
+        .unwrap();
     assert_eq!(held(601).await.unwrap().wanted, Wanted::Gone);
     let run = bed.claim_one(orion_core::RunKind::Clean).await;
     bed.record(&run, orion_core::RunOutcome::Gone).await;

@@ -4,7 +4,7 @@ use crate::case::{Case, Held, MAX_TOTAL, Shared, chosen, text};
 use crate::rest;
 use crate::step::{Client, Event, Executor, Job, Node, Pick, Play, Probe, Step};
 use crate::support::{DEADLINE, HASH, HOLD, host_key, instance, report, unique_id};
-use orion_core::{RunKind, RunOutcome};
+use orion_core::{Availability, RunKind, RunOutcome};
 use orion_store::*;
 use std::time::Duration;
 
@@ -115,7 +115,10 @@ impl Case<'_> {
 
     async fn node(&self, pick: Pick, event: Node) -> Result<(), String> {
         let store = self.store();
-        let targets = store.probe_targets().await.map_err(text)?;
+        let mut targets = store.probe_targets().await.map_err(text)?;
+        if matches!(event, Node::Dies) {
+            targets.retain(|target| target.availability == Availability::Leased);
+        }
         let Some(ProbeTarget { node, pending, .. }) = chosen(&targets, pick).cloned() else {
             return Ok(());
         };
@@ -125,6 +128,17 @@ impl Case<'_> {
                 store.refuse_address(node, &pending, "another key").await
             }
             (Node::Confirm | Node::Refuse, None) => Ok(()),
+            (Node::Dies, _) => {
+                for _ in 0..3 {
+                    self.wait(8);
+                    let silence = result_of(Probe::NoAnswer);
+                    self.store()
+                        .record_probe(node, &silence)
+                        .await
+                        .map_err(text)?;
+                }
+                self.store().migrate(100).await.map(drop)
+            }
             (Node::Probe(probe), _) => store.record_probe(node, &result_of(probe)).await,
             (Node::Beat, _) => {
                 let beat = Beat {

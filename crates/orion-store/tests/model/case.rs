@@ -16,7 +16,8 @@ use std::time::Duration;
 pub(crate) const MAX_TOTAL: Duration = Duration::from_secs(3 * 3600);
 
 /// Tables in an order in which rows may be deleted.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
+    "migration",
     "events",
     "runs",
     "accounts",
@@ -62,6 +63,7 @@ pub(crate) struct Tally {
     pub(crate) acted: u64,
     pub(crate) recorded: u64,
     pub(crate) lost: u64,
+    pub(crate) moved: u64,
 }
 
 impl Tally {
@@ -72,6 +74,7 @@ impl Tally {
         self.acted += other.acted;
         self.recorded += other.recorded;
         self.lost += other.lost;
+        self.moved += other.moved;
     }
 
     /// A model in which nothing happens proves nothing.
@@ -87,6 +90,7 @@ impl Tally {
             each.iter().all(|count| *count >= self.cases / 2),
             "{self:?}"
         );
+        assert!(self.moved > 0 || self.cases < 20, "{self:?}");
     }
 }
 
@@ -244,8 +248,10 @@ impl<'a> Case<'a> {
     /// UIDs of live rentals.
     pub(crate) async fn live(&self) -> Result<Vec<u32>, String> {
         let mut guard = self.conn.lock().await;
+        // A degraded rental for which there is no node has no account anywhere.
         let sql = "SELECT i.uid_base + r.id FROM rentals r JOIN installation i \
-                   WHERE r.state IN ('provisioning', 'active', 'degraded') ORDER BY r.id";
+                   WHERE r.state IN ('provisioning', 'active') OR (r.state = 'degraded' AND EXISTS \
+                   (SELECT 1 FROM accounts a WHERE a.rental_id = r.id AND a.state IN ('making', 'present'))) ORDER BY r.id";
         guard.0.query(sql).await.map_err(text)
     }
 

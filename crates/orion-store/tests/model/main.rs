@@ -120,6 +120,8 @@ async fn run(
             .map_err(|error| format!("at rest: {error}"))
     };
     let result = result.await;
+    let moved = "SELECT COUNT(*) FROM events WHERE kind = 'rental_moved'";
+    case.shared().tally.moved = case.number(moved).await?;
     tally.borrow_mut().add(&case.tally(), steps.len());
     result
 }

@@ -87,6 +87,8 @@ pub(crate) enum Node {
     /// Its pending address met another key.
     Refuse,
     Probe(Probe),
+    /// Silent until it is taken for dead, unless something forbids it.
+    Dies,
     Beat,
     Unquarantine,
     Forget,
@@ -217,6 +219,7 @@ fn node() -> impl Strategy<Value = Node> {
         1 => Just(Node::Confirm),
         1 => Just(Node::Refuse),
         5 => probe.prop_map(Node::Probe),
+        6 => Just(Node::Dies),
         1 => Just(Node::Beat),
         3 => Just(Node::Unquarantine),
         1 => Just(Node::Forget),
