@@ -97,6 +97,8 @@ pub struct Agent {
     said: Option<String>,
     /// The same for what this machine itself refuses.
     said_here: Option<String>,
+    /// The same for a next key that is of no use.
+    said_of_next_key: Option<String>,
 }
 
 impl Agent {
@@ -130,6 +132,7 @@ impl Agent {
             boot_id: identity::boot_id(),
             said: None,
             said_here: None,
+            said_of_next_key: None,
         })
     }
 
@@ -172,7 +175,7 @@ impl Agent {
         let link = self.client.connect().await?;
         let identity = Identity::read(&self.settings, link.local)?;
         let request = identity.request(&self.boot_id, self.believed_key());
-        let next = self.state.next_key()?;
+        let next = self.next_key();
         let answer = self.ask(link, Call::Register, &request, next.as_ref());
         let answer = answer.await?;
         let reply: RegisterReply = read(&answer)?;
@@ -188,6 +191,22 @@ impl Agent {
             node_id: reply.node_id,
             next_beat: self.interval(reply.next_beat_s),
         })
+    }
+
+    /// The key that shall replace the agent's. One that can't be used was never used: the agent goes on without it.
+    fn next_key(&mut self) -> Option<NextKey> {
+        let error = match self.state.next_key() {
+            Ok(next) => {
+                self.said_of_next_key = None;
+                return next;
+            }
+            Err(error) => error.to_string(),
+        };
+        if self.said_of_next_key.as_ref() != Some(&error) {
+            tracing::error!("the agent's key is not rotated: {error}");
+            self.said_of_next_key = Some(error);
+        }
+        None
     }
 
     fn believed_key(&self) -> Option<PublicKey> {
@@ -301,7 +320,7 @@ impl Agent {
     }
 
     async fn try_beat(&mut self, registered: &Registered) -> Result<Beat, Failure> {
-        if self.state.next_key()?.is_some() {
+        if self.next_key().is_some() {
             return Ok(Beat::RegisterAgain("the agent's key is being rotated"));
         }
         let link = self.client.connect().await?;

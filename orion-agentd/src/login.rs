@@ -1,13 +1,14 @@
 //! How the control plane gets in: the keys of `orion-node`, from where they are good, and sshd's patience with it.
 //!
-//! Everything here follows from verified answers alone. The address from which the control plane was seen to log in
-//! restricts its keys and exempts it from sshd's penalties, but only while it does get in (`status` is `alive`): one that
-//! moved must be able to come back by itself. An address that stands for others, a gateway, does neither.
+//! Everything here follows from verified answers alone. The addresses from which the control plane was seen to log in
+//! restrict its keys and are exempt from sshd's penalties, but only while it does get in (`status` is `alive`): one that
+//! moved must be able to come back by itself. An address that stands for others, as a gateway does, is never exempt, and
+//! restricts nothing where there is no other.
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use orion_core::NodeStatus;
@@ -23,6 +24,10 @@ use crate::{files, ssh_key};
 
 /// The pool has one key, and two while it is rotated.
 const MAX_KEYS: usize = 8;
+/// The note holds no more.
+const MAX_SOURCES: usize = 8;
+/// What begins a key's list of addresses.
+const FROM: &str = "from=\"";
 /// sshd is asked about a handful of lines.
 const DROPIN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,20 +47,22 @@ pub(crate) struct Login {
     exempt: PathBuf,
     machine: Machine,
     proven: Duration,
-    /// When the source that is in use was taken up, by this process.
+    /// When the sources in use began to shut others out, in this process.
     taken_up: Option<Instant>,
+    /// From where alone the keys are good; from everywhere where there is none. At first what the file says.
+    from: Vec<IpAddr>,
     /// The keys that were told last; at first those of the file, without what restricts them.
     keys: Vec<String>,
     /// What was told last of this node.
     status: Option<NodeStatus>,
     /// The exemption that sshd's drop-in was last made with; unknown after a start.
-    applied: Option<Option<IpAddr>>,
+    applied: Option<Vec<IpAddr>>,
     applying: Option<Applying>,
 }
 
 /// sshd's drop-in being made.
 struct Applying {
-    exemption: Option<IpAddr>,
+    exemption: Vec<IpAddr>,
     task: JoinHandle<Result<(), String>>,
 }
 
@@ -67,14 +74,12 @@ impl fmt::Debug for Login {
 
 impl Login {
     pub(crate) fn new(settings: &AgentSettings, machine: Machine, pace: Pace) -> Self {
-        let known = settings.login_dir.join(".ssh/authorized_keys");
+        let known = files::read(&settings.login_dir.join(".ssh/authorized_keys"));
+        // Without a file, or with one that can't be read, there are none until some are told.
+        let known = known.ok().flatten().unwrap_or_default();
         Self {
-            // Without a file, or with one that can't be read, there are none until some are told.
-            keys: files::read(&known)
-                .ok()
-                .flatten()
-                .as_deref()
-                .map_or_else(Vec::new, keys_of),
+            keys: keys_of(&known),
+            from: sources_of(&known),
             status: None,
             proven: pace.proven,
             taken_up: None,
@@ -94,55 +99,67 @@ impl Login {
             self.keys = good.take(MAX_KEYS).cloned().collect();
         }
         self.status = trust.status.or(self.status);
-        let from = self.usable_source()?;
-        self.write_keys(from)?;
-        let written = match from {
-            Some(address) => {
-                files::replace_changed(&self.exempt, &format!("{address}\n"), 0o600).map(drop)
-            }
-            None => files::remove(&self.exempt).map(drop),
+        self.from = self.good_sources()?;
+        self.write_keys()?;
+        let exempt = self.unshared(&self.from);
+        let written = if exempt.is_empty() {
+            files::remove(&self.exempt).map(drop)
+        } else {
+            files::replace_changed(&self.exempt, &format!("{}\n", listed(&exempt)), 0o600).map(drop)
         };
         written.map_err(failed(&self.exempt))?;
-        self.apply(from).await;
+        self.apply(exempt).await;
         Ok(())
     }
 
-    /// The address from which alone the keys shall be good.
-    fn usable_source(&mut self) -> Result<Option<IpAddr>, LoginError> {
-        let source = read_address(&self.source);
+    /// The addresses from which alone the keys shall be good.
+    fn good_sources(&mut self) -> Result<Vec<IpAddr>, LoginError> {
         match self.status {
             Some(NodeStatus::Alive) => {}
             Some(NodeStatus::Suspect | NodeStatus::Dead) => {
-                // A source that shut the control plane out is not used again until it is seen anew: one that moved would
-                // else be let in and shut out by turns.
+                // Sources that shut the control plane out are not used again until they are seen anew: one that moved
+                // would else be let in and shut out by turns.
                 let taken_up = self.taken_up.take();
                 if taken_up.is_some_and(|at| at.elapsed() < self.proven) {
                     files::remove(&self.source).map_err(failed(&self.source))?;
                 }
-                return Ok(None);
+                return Ok(Vec::new());
             }
-            Some(NodeStatus::Unknown) => return Ok(None),
+            Some(NodeStatus::Unknown) => return Ok(Vec::new()),
             // Nothing was told since the start: as it was before.
-            None => return Ok(read_address(&self.exempt)),
+            None => return Ok(self.from.clone()),
         }
-        let gateways = (self.machine.gateways)();
-        let usable = source
-            .filter(|address| !(self.machine.is_own)(*address) && !gateways.contains(address));
-        if usable != read_address(&self.exempt) {
-            self.taken_up = usable.map(|_| Instant::now());
+        let mut sources = read_sources(&self.source);
+        if self.unshared(&sources).is_empty() {
+            sources.clear();
         }
-        Ok(usable)
+        // More sources than before shut nobody out.
+        let shut_out = |known: &IpAddr| !sources.contains(known);
+        if self.from.is_empty() || self.from.iter().any(shut_out) {
+            self.taken_up = (!sources.is_empty()).then(Instant::now);
+        }
+        Ok(sources)
     }
 
-    fn write_keys(&self, from: Option<IpAddr>) -> Result<(), LoginError> {
+    /// Those that stand for nobody else. A control plane that comes through a gateway is let in from there beside
+    /// them, or it would be shut out; clients may come through it too, so sshd goes on punishing it.
+    fn unshared(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let gateways = (self.machine.gateways)();
+        let unshared = addresses
+            .iter()
+            .filter(|address| !(self.machine.is_own)(**address) && !gateways.contains(address));
+        unshared.copied().collect()
+    }
+
+    fn write_keys(&self) -> Result<(), LoginError> {
         if !self.home.is_dir() {
             return Err(LoginError::NoHome(self.home.clone()));
         }
         let mut text = String::new();
         for key in &self.keys {
-            match from {
-                Some(address) => text.push_str(&format!("restrict,from=\"{address}\" {key}\n")),
-                None => text.push_str(&format!("restrict {key}\n")),
+            match listed(&self.from) {
+                from if from.is_empty() => text.push_str(&format!("restrict {key}\n")),
+                from => text.push_str(&format!("restrict,{FROM}{from}\" {key}\n")),
             }
         }
         let directory = self.home.join(".ssh");
@@ -159,7 +176,7 @@ impl Login {
     }
 
     /// Has sshd's drop-in made anew where the exemption changed, beside the beats: sshd is asked several times.
-    async fn apply(&mut self, from: Option<IpAddr>) {
+    async fn apply(&mut self, exemption: Vec<IpAddr>) {
         if let Some(done) = self
             .applying
             .take_if(|applying| applying.task.is_finished())
@@ -172,7 +189,8 @@ impl Login {
             }
         }
         let program = &self.machine.sshd_dropin;
-        if self.applied == Some(from) || self.applying.is_some() || !program.exists() {
+        if self.applied.as_ref() == Some(&exemption) || self.applying.is_some() || !program.exists()
+        {
             return;
         }
         let mut command = Command::new(program);
@@ -181,7 +199,7 @@ impl Login {
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true);
         self.applying = Some(Applying {
-            exemption: from,
+            exemption,
             task: tokio::spawn(finish(command)),
         });
     }
@@ -211,23 +229,60 @@ fn keys_of(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn failed(path: &std::path::Path) -> impl FnOnce(io::Error) -> LoginError {
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> LoginError {
     let path = path.to_owned();
     move |error| LoginError::File(path, error)
 }
 
-/// One line with an address. What can't be read is as good as absent: the keys are then good from everywhere.
-fn read_address(path: &std::path::Path) -> Option<IpAddr> {
-    let text = files::read(path).ok()??;
-    let address: IpAddr = text.trim().parse().ok()?;
+/// The sources that a file names that `write_keys` wrote.
+fn sources_of(text: &str) -> Vec<IpAddr> {
+    let options = text.split(' ').next().unwrap_or_default();
+    let list = options
+        .split_once(FROM)
+        .and_then(|(_, list)| list.split_once('"'));
+    let (list, _) = list.unwrap_or_default();
+    list.split(',')
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
+/// As sshd takes a list of addresses.
+fn listed(addresses: &[IpAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    addresses.join(",")
+}
+
+/// The note's addresses, in an order that does not depend on when they were seen. What can't be read is as good as
+/// absent: the keys are then good from everywhere.
+fn read_sources(path: &Path) -> Vec<IpAddr> {
+    let text = files::read(path).ok().flatten().unwrap_or_default();
+    let mut sources: Vec<IpAddr> = text
+        .lines()
+        .filter_map(noted_source)
+        .take(MAX_SOURCES)
+        .collect();
+    sources.sort_unstable();
+    sources.dedup();
+    sources
+}
+
+/// Of a line `ADDRESS SECONDS`; the time at which it was seen is missing in notes of older versions.
+fn noted_source(line: &str) -> Option<IpAddr> {
+    let (address, seen) = line.split_once(' ').unwrap_or((line, "0"));
+    seen.parse::<u64>().ok()?;
+    let address: IpAddr = address.parse().ok()?;
     Some(address.to_canonical())
 }
 
-fn make_readable_directory(path: &std::path::Path) -> io::Result<()> {
+/// At each write: a crash may have come between making it and opening it.
+fn make_readable_directory(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
+    const MODE: u32 = 0o755;
     if !path.is_dir() {
         std::fs::create_dir(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    if std::fs::metadata(path)?.permissions().mode() & 0o7777 != MODE {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
     }
     Ok(())
 }

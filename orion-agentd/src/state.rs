@@ -11,8 +11,9 @@ use orion_signature::{SignatureError, SigningKey, new_seed};
 
 use crate::files;
 
-/// Counters reserved with one write: no beat costs one, and a restart leaves out at most this many.
-const BLOCK: u64 = 1000;
+/// Counters reserved with one write: no beat costs one, and a restart leaves out at most this many. Half of them are
+/// beats for half a day, in which a full disk may be noticed.
+const BLOCK: u64 = 20_000;
 /// A counter told by somebody else is not followed beyond: what is left then would never be used up.
 const HIGHEST: u64 = 1 << 62;
 /// The control plane has one key, and two while it rotates it.
@@ -58,6 +59,8 @@ pub(crate) struct State {
     next_counter: u64,
     /// No counter above is used before the file says so.
     reserved: u64,
+    /// Whether it was logged that no further counters can be reserved.
+    said_unreserved: bool,
     trusted: Option<Trusted>,
 }
 
@@ -86,6 +89,7 @@ impl State {
             key: SigningKey::from_seed(&seed)?,
             next_counter: used.saturating_add(1),
             reserved: used,
+            said_unreserved: false,
             trusted: read_trusted(&directory.join("trusted"), line)?,
             directory,
         })
@@ -103,15 +107,32 @@ impl State {
     /// A number that no request had before.
     pub(crate) fn take_counter(&mut self) -> Result<u64, StateError> {
         let counter = self.next_counter;
-        if counter > self.reserved {
-            let reserved = counter
-                .checked_add(BLOCK - 1)
-                .ok_or(StateError::NoCounter)?;
-            write(&self.directory.join("counter"), &reserved.to_string())?;
-            self.reserved = reserved;
+        let next = counter.checked_add(1).ok_or(StateError::NoCounter)?;
+        if self.reserved < counter.saturating_add(BLOCK / 2) {
+            match self.reserve_from(counter) {
+                Ok(()) => self.said_unreserved = false,
+                Err(error) if counter > self.reserved => return Err(error),
+                Err(error) if !self.said_unreserved => {
+                    let left = self.reserved - counter;
+                    tracing::error!(
+                        "{error}; without it the agent falls silent after {left} requests"
+                    );
+                    self.said_unreserved = true;
+                }
+                Err(_) => {}
+            }
         }
-        self.next_counter = counter.checked_add(1).ok_or(StateError::NoCounter)?;
+        self.next_counter = next;
         Ok(counter)
+    }
+
+    fn reserve_from(&mut self, counter: u64) -> Result<(), StateError> {
+        let reserved = counter
+            .checked_add(BLOCK - 1)
+            .ok_or(StateError::NoCounter)?;
+        write(&self.directory.join("counter"), &reserved.to_string())?;
+        self.reserved = reserved;
+        Ok(())
     }
 
     /// The control plane has seen `used`: the file was lost, or is an old one. False when that says nothing new.

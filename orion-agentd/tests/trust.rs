@@ -233,6 +233,25 @@ async fn a_key_is_rotated_while_the_agent_runs() {
 }
 
 #[tokio::test]
+async fn a_next_key_that_is_damaged_stops_neither_registrations_nor_beats() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::joined("nextdamaged", &plane);
+    std::fs::create_dir(worker.path("agent")).expect("made");
+    std::fs::write(worker.path("agent/key.next"), "x\n").expect("written");
+    let agent = worker.start(&plane);
+    for path in [REGISTER, BEAT, BEAT] {
+        let seen = plane.next().await;
+        assert_eq!((seen.path.as_str(), seen.signed.next_key), (path, None));
+    }
+    assert_eq!(agent.failures(), 0);
+    // And it is replaced as one that was never used.
+    let next = rotate(&worker);
+    worker
+        .until(|worker| key_file(worker, "key"), &Some(next))
+        .await;
+}
+
+#[tokio::test]
 async fn a_rotation_whose_answer_was_lost_or_forged_is_registered_by_both_keys_again() {
     let mut plane = ControlPlane::start().await;
     let worker = Worker::joined("lostanswer", &plane);

@@ -77,6 +77,7 @@ import signal
 import threading
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.orion import source
 from ansible.module_utils.orion.create import create
 from ansible.module_utils.orion.delete import delete
 from ansible.module_utils.orion.inspection import inspect
@@ -130,6 +131,7 @@ def run(params: dict) -> Verdict:
     try:
         try:
             limit_self(limit)
+            job.source = source.record()
             return OPERATIONS[params["op"]](job)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

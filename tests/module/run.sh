@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests of the Ansible module orion_account on real systems, in containers that it makes itself.
+# Tests of the Ansible module orion_account, and of the agent's sshd-dropin, on real systems, in containers that it makes
+# itself.
 #
 #   tests/module/run.sh [-k PATTERN]     PATTERN as in `python3 -m unittest -k`
 #
@@ -51,7 +52,7 @@ suite() {
     fi
     container=$(docker run "${run[@]}")
     echo "$container" >"$out/$suite-$kind.container"
-    tar -C "$root" --exclude=__pycache__ -c playbooks tests/module |
+    tar -C "$root" --exclude=__pycache__ -c packaging/lib playbooks tests/module |
         docker exec --interactive "$container" sh -c 'mkdir -p /src && tar -C /src -x'
     docker exec "$container" /src/tests/module/prepare.sh "$kind"
     docker exec --env "ORION_TEST_KIND=$kind" --env "ORION_TEST_FIRST=$first" \

@@ -99,6 +99,8 @@ where
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
+        // It would be told on standard error, with a panic when nobody reads that any more.
+        .log_internal_errors(false)
         .with_ansi(ansi && !journal);
     match (format, journal) {
         (LogFormat::Json, _) => Box::new(builder.json().finish()),

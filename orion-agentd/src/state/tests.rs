@@ -77,8 +77,33 @@ fn counters_rise_over_restarts_and_are_written_in_blocks() {
             assert!(text.trim().parse::<u64>().expect("a number") >= counter);
             texts.insert(text);
         }
-        assert_eq!(texts.len(), 2);
+        // The first block, and from half of it on the next, and from half of that on one more.
+        assert_eq!(texts.len(), 3);
     }
+}
+
+#[test]
+fn a_full_disk_leaves_half_a_block_of_counters_and_not_one_more() {
+    let directory = Directory::new("full");
+    let mut state = directory.open(None);
+    // It becomes full just when a block is used up.
+    for _ in 0..BLOCK {
+        state.take_counter().expect("taken");
+    }
+    // Nothing can be written where the new file would be.
+    let full = directory.path(".counter.new");
+    std::fs::create_dir(&full).expect("made");
+    let reserved = std::fs::read_to_string(directory.path("counter")).expect("there");
+    let reserved: u64 = reserved.trim().parse().expect("a number");
+    let mut highest = 0;
+    for _ in 0..BLOCK / 2 {
+        highest = state.take_counter().expect("taken");
+    }
+    assert_eq!(highest, reserved);
+    let error = state.take_counter().expect_err("none is left");
+    assert!(error.to_string().contains("can't be written"), "{error}");
+    std::fs::remove_dir(&full).expect("removed");
+    assert_eq!(state.take_counter().expect("taken"), reserved + 1);
 }
 
 #[test]

@@ -1,11 +1,11 @@
-"""op inspect: what of Orion's accounts is on this worker. Changes nothing but the note of where this login comes from."""
+"""op inspect: what of Orion's accounts is on this worker. Changes nothing."""
 
 from __future__ import annotations
 
 import os
 import platform
 
-from . import files, processes, source, sshd, state, tables
+from . import files, processes, sshd, state, tables
 from .job import Job, Verdict
 
 LIMIT = 20
@@ -34,7 +34,7 @@ def inspect(job: Job) -> Verdict:
         "sshd_password_ok": sshd.passwords_for_clients(),
         "python": platform.python_version(),
         "os": os_name(),
-        "source": source.record(),
+        "source": job.source,
     }
     if accounts or running or paths or groups or damaged:
         said = f"{len(accounts)} accounts, {len(running)} processes, {len(paths)} files"

@@ -56,7 +56,7 @@ class Deadline:
 
 @dataclass
 class Job:
-    """The module's arguments, and the lock that the job holds."""
+    """The module's arguments, the lock that the job holds, and who asked for it."""
 
     uid_base: int
     deadline: Deadline
@@ -66,6 +66,8 @@ class Job:
     epoch: int = 0
     ends_in_s: float = 0.0
     lock_fd: int = -1
+    source: str | None = None
+    """Where the control plane came from for this job, if that was noted."""
 
     def manages(self, uid: int) -> bool:
         """Whether `uid` is one that only Orion gives out."""

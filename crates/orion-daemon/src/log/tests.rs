@@ -86,6 +86,34 @@ fn a_line_for_the_journal_has_its_priority_and_neither_time_nor_colour() {
     assert_eq!(levels, ["ERROR", "WARN", "INFO", "DEBUG"]);
 }
 
+/// Tells this program that it runs as the next test's child.
+const UNREAD: &str = "ORION_TEST_UNREAD_LOG";
+
+#[test]
+fn a_log_that_nobody_reads_ends_no_process() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+
+    if std::env::var_os(UNREAD).is_some() {
+        init(&LogSettings::default());
+        tracing::error!("nobody hears this");
+        return;
+    }
+    let (reader, writer) = UnixStream::pair().expect("a pair");
+    drop(reader);
+    let name = "log::tests::a_log_that_nobody_reads_ends_no_process";
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", name, "--nocapture"])
+        .env(UNREAD, "1")
+        .stderr(Stdio::from(OwnedFd::from(writer)))
+        .output()
+        .expect("ran");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
 #[test]
 fn a_level_must_be_a_level_or_directives() {
     let good = |level: &str| {
