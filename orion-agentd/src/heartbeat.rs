@@ -11,6 +11,8 @@ use orion_signature::{Signer, SigningKey};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::client::{Answer, Call, Client, Link, Signing};
 use crate::config::AgentSettings;
@@ -21,6 +23,7 @@ use crate::machine::Machine;
 use crate::pace::{Backoff, Pace, random_share};
 use crate::records;
 use crate::state::{NextKey, State};
+use crate::warden::{self, Warden};
 
 /// What the agent counts.
 #[derive(Debug, Clone, Default)]
@@ -29,17 +32,22 @@ pub struct Metrics {
     beats: Counter,
     failures: Counter,
     node: Gauge,
+    warden: warden::Metrics,
 }
 
 impl Metrics {
     /// Metrics that `registry` shows.
     pub fn registered(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+        let metrics = Self {
+            warden: warden::Metrics::registered(registry),
+            ..Self::default()
+        };
         let Self {
             registrations,
             beats,
             failures,
             node,
+            warden: _,
         } = metrics.clone();
         registry.register(
             "orion_agent_registrations",
@@ -89,6 +97,9 @@ pub struct Agent {
     token: Option<SigningKey>,
     state: State,
     login: Login,
+    warden: Warden,
+    /// When a beat is to be sent at once.
+    asks: watch::Receiver<()>,
     pace: Pace,
     metrics: Metrics,
     ready: Readiness,
@@ -117,14 +128,19 @@ impl Agent {
         let endpoint = settings.endpoint(line.as_ref()).map_err(Misconfigured)?;
         let state = State::open(&settings.state_dir, line.as_ref())?;
         if state.trusted().is_empty() {
-            tracing::warn!("without a join line whatever answers is taken for the control plane");
+            tracing::warn!(
+                "without a join line whatever answers is taken for the control plane, and no account ends by itself"
+            );
         }
         let token = line.map(|line| SigningKey::from_seed(&line.token));
+        let warden = Warden::new(&settings.state_dir, &machine, metrics.warden.clone());
         Ok(Self {
             client: Client::new(endpoint, pace),
             token: token.transpose()?,
             state,
             login: Login::new(&settings, machine, pace),
+            asks: warden.asks(),
+            warden,
             settings,
             pace,
             metrics,
@@ -139,6 +155,12 @@ impl Agent {
     /// Registers and beats for ever; drop the future to stop.
     pub async fn run(mut self) {
         self.ready.note("not registered yet");
+        // Beside everything else, so that nothing of it delays the end of an account. Ends with this future.
+        let mut beside = JoinSet::new();
+        // Where no answer is verified nobody could tell of an extension: accounts would end too early.
+        if !self.state.trusted().is_empty() {
+            beside.spawn(self.warden.clone().run());
+        }
         loop {
             let registered = self.register().await;
             let why = self.beat(&registered).await;
@@ -149,6 +171,7 @@ impl Agent {
 
     async fn register(&mut self) -> Registered {
         let mut backoff = Backoff::new(self.pace.first, self.pace.longest);
+        let mut asks = self.warden.asks();
         loop {
             let failure = match self.try_register().await {
                 Ok(registered) => {
@@ -167,7 +190,7 @@ impl Agent {
                 .retry_after()
                 .unwrap_or_default()
                 .min(self.pace.longest);
-            tokio::time::sleep(pause.max(asked)).await;
+            warden::rest(pause.max(asked), &mut asks).await;
         }
     }
 
@@ -277,8 +300,8 @@ impl Agent {
         // A little earlier than asked, at random: agents that registered together shall not beat together for ever.
         let mut pause = interval.mul_f64(1.0 - random_share() / 10.0);
         loop {
-            tokio::time::sleep(pause).await;
-            let failure = match self.try_beat(registered).await {
+            warden::rest(pause, &mut self.asks).await;
+            let failure = match self.beat_unless_asked(registered).await {
                 Ok(Beat::RegisterAgain(why)) => return why,
                 Ok(Beat::Answered(next)) => {
                     self.metrics.beats.inc();
@@ -319,6 +342,20 @@ impl Agent {
         Backoff::new(self.pace.first, (interval * 2).min(self.pace.longest))
     }
 
+    /// A beat that is under way when the control plane is to be asked may hang, and is given up for one that asks.
+    async fn beat_unless_asked(&mut self, registered: &Registered) -> Result<Beat, Failure> {
+        // The one that begins now asks, too.
+        self.asks.mark_unchanged();
+        let mut asks = self.asks.clone();
+        tokio::select! {
+            biased;
+            done = self.try_beat(registered) => return done,
+            () = warden::asked(&mut asks) => {}
+        }
+        self.asks = asks;
+        self.try_beat(registered).await
+    }
+
     async fn try_beat(&mut self, registered: &Registered) -> Result<Beat, Failure> {
         if self.next_key().is_some() {
             return Ok(Beat::RegisterAgain("the agent's key is being rotated"));
@@ -334,10 +371,11 @@ impl Agent {
             signing_key: self.believed_key(),
             accounts: records::read(&self.settings.state_dir),
         };
+        let sent = self.warden.sending();
         let answer = self.ask(link, Call::Beat, &request, None).await?;
-        // What the answer says about accounts is for a later version.
         let reply: BeatReply = read(&answer)?;
         if answer.verified {
+            self.warden.hear(&sent, &reply);
             self.believe(&reply.trust).await;
         }
         Ok(Beat::Answered(self.interval(reply.next_beat_s)))

@@ -3,29 +3,40 @@
 //! It speaks plain HTTP and therefore signs what it says, and believes nothing that gives or takes access unless the
 //! control plane has signed it. [`Agent`] is the loop; `state` is what it keeps over restarts, `login` what it lets the
 //! control plane in with.
+//!
+//! Beside the loop and independent of it, `warden` ends each account's access when its time is over, also while nobody
+//! answers: `countdown` knows how long each has, `lock` and `processes` act. Silence ends nothing before its time.
 
 mod client;
+mod clock;
 mod commands;
 mod config;
+mod countdown;
 mod failure;
 mod files;
 mod heartbeat;
 mod identity;
+mod lock;
 mod login;
 mod machine;
 mod pace;
+mod processes;
 mod records;
+mod reserve;
 mod ssh_key;
 mod state;
+mod warden;
 
 use std::time::Duration;
 
 use orion_daemon::{OpsPages, Registry, Shell};
 
 pub use client::Endpoint;
+pub use clock::{Clock, Now};
 pub use commands::main;
 pub use config::{Address, AgentSettings};
 pub use heartbeat::{Agent, Metrics};
+pub use lock::{Access, Ended, Ending};
 pub use machine::Machine;
 pub use pace::Pace;
 

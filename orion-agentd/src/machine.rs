@@ -2,6 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::{Clock, SystemClock};
+use crate::lock::{Access, Locksmith};
 
 /// The machine that the agent runs on.
 #[derive(Debug, Clone)]
@@ -12,6 +16,10 @@ pub struct Machine {
     pub is_own: fn(IpAddr) -> bool,
     /// The default gateways.
     pub gateways: fn() -> Vec<IpAddr>,
+    /// The clocks that countdowns run on.
+    pub clock: Arc<dyn Clock>,
+    /// What ends an account's access.
+    pub access: Arc<dyn Access>,
 }
 
 impl Default for Machine {
@@ -20,6 +28,8 @@ impl Default for Machine {
             sshd_dropin: PathBuf::from("/usr/lib/orion-agentd/sshd-dropin"),
             is_own: orion_daemon::is_own_address,
             gateways,
+            clock: Arc::new(SystemClock),
+            access: Arc::new(Locksmith::default()),
         }
     }
 }

@@ -1,12 +1,17 @@
 //! The account module's records on this worker, `accounts/<uid>.json` in the state directory: read, never written.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 use orion_core::api::ReportedAccount;
 use orion_core::{AccountState, Uid};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::clock::{Now, wall_seconds};
 
 /// Records read for one beat at most; a worker makes one for each rental it ever had.
 const MAX_READ: usize = 4096;
@@ -14,6 +19,8 @@ const MAX_READ: usize = 4096;
 const MAX_REPORTED: usize = 256;
 /// Bytes of a record at most; the module writes some 200.
 const MAX_BYTES: u64 = 16 * 1024;
+/// The control plane gives out no UID below.
+const LOWEST_UID: u32 = 100_000;
 
 /// What the agent needs of a record; it may hold more.
 #[derive(Deserialize)]
@@ -71,6 +78,135 @@ fn read_one(path: &Path) -> Option<ReportedAccount> {
     })
 }
 
+/// When an account's record lets it end at the latest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Bound {
+    /// The record does not say.
+    Unsaid,
+    /// It is to go: the control plane has begun to delete it.
+    ToGo,
+    /// Then.
+    At {
+        /// Seconds since 1970.
+        wall_s: f64,
+        /// Seconds of CLOCK_BOOTTIME in the boot of that id.
+        boot_s: f64,
+        boot_id: String,
+        /// When the record was written, seconds since 1970.
+        written_s: f64,
+    },
+}
+
+impl Bound {
+    /// The end in boot seconds of the running boot.
+    pub(crate) fn end_s(&self, boot_id: &str, now: Now) -> Option<f64> {
+        let Self::At {
+            wall_s,
+            boot_s,
+            boot_id: written_in,
+            written_s,
+        } = self
+        else {
+            return None;
+        };
+        if written_in == boot_id && !boot_id.is_empty() {
+            return Some(*boot_s);
+        }
+        // Never more than there was at first, however far back the clock was set since.
+        let left_s = (wall_s - now.wall_s).min(wall_s - written_s);
+        Some(now.boot_s + left_s.max(0.0))
+    }
+}
+
+/// What a countdown needs of the record of a present account.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) epoch: u64,
+    pub(crate) bound: Bound,
+}
+
+/// The accounts in state `present`, of managed UIDs alone. One whose record is damaged is there, but says nothing.
+///
+/// # Errors
+/// When the directory can't be read: nothing is known then, least of all that an account is gone.
+pub(crate) fn held(state_dir: &Path) -> io::Result<BTreeMap<Uid, Option<Held>>> {
+    let entries = match std::fs::read_dir(state_dir.join("accounts")) {
+        Ok(entries) => entries,
+        // It is made with the first account.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let uid = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        let uid = uid.and_then(|uid| uid.parse().ok()).map(Uid);
+        let Some(uid) = uid.filter(|uid| is_managed(*uid)) else {
+            continue;
+        };
+        match held_one(state_dir, uid) {
+            Ok(None) => {}
+            Ok(Some(held)) => drop(found.insert(uid, Some(held))),
+            Err(_) => drop(found.insert(uid, None)),
+        }
+    }
+    Ok(found)
+}
+
+/// One of them; `None` when it is gone, or never was.
+///
+/// # Errors
+/// When the record can't be read or is damaged.
+pub(crate) fn held_one(state_dir: &Path, uid: Uid) -> io::Result<Option<Held>> {
+    let path = state_dir.join("accounts").join(format!("{}.json", uid.0));
+    let written = match std::fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_file() => metadata.modified()?,
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    File::open(&path)?
+        .take(MAX_BYTES)
+        .read_to_string(&mut text)?;
+    let record: Record = serde_json::from_str(&text)?;
+    if record.uid != uid.0 || record.state != AccountState::Present {
+        return Ok(None);
+    }
+    Ok(Some(Held {
+        epoch: record.epoch,
+        bound: bound_of(&serde_json::from_str(&text)?, written),
+    }))
+}
+
+fn bound_of(record: &Value, written: SystemTime) -> Bound {
+    // As many digits as survive being written and read again: a bound counts once, so it must be known again.
+    let milliseconds = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
+    let seconds = |key: &str| {
+        let seconds = record.get(key).and_then(Value::as_f64);
+        seconds.map(milliseconds)
+    };
+    match seconds("ends_at_wall") {
+        None => Bound::Unsaid,
+        Some(wall_s) if wall_s <= 0.0 => Bound::ToGo,
+        Some(wall_s) => Bound::At {
+            wall_s,
+            boot_s: seconds("ends_at_boot").unwrap_or_default(),
+            boot_id: match (seconds("ends_at_boot"), record.get("boot_id")) {
+                (Some(_), Some(Value::String(boot_id))) => boot_id.clone(),
+                _ => String::new(),
+            },
+            written_s: milliseconds(wall_seconds(written)),
+        },
+    }
+}
+
+/// Whether a UID can be one of Orion's: `uid_base` is never lower, and what is reserved is never one.
+pub(crate) fn is_managed(uid: Uid) -> bool {
+    (LOWEST_UID..u32::MAX - 1).contains(&uid.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +251,39 @@ mod tests {
         std::fs::remove_dir_all(&directory).expect("removed");
         let found: Vec<(u32, u64)> = found.iter().map(|a| (a.uid.0, a.epoch)).collect();
         assert_eq!(found, [(1_000_002, 1), (1_000_001, 7)]);
+    }
+
+    #[test]
+    fn only_present_accounts_of_managed_uids_are_held_and_damage_hides_none() {
+        let directory = state_dir("held");
+        let with_end = |uid: u32, end: &str| {
+            let text = format!(
+                r#"{{"uid":{uid},"epoch":2,"state":"present","ends_at_wall":{end},"ends_at_boot":50.5,"boot_id":"b"}}"#
+            );
+            write(&directory, &format!("{uid}.json"), &text);
+        };
+        with_end(1_000_001, "2000000000.25");
+        with_end(1_000_002, "0");
+        with_end(1_000_003, "\"soon\"");
+        with_end(99_999, "2000000000.25");
+        with_end(u32::MAX, "2000000000.25");
+        write(&directory, "1000004.json", &record(1_000_004, 1, "gone"));
+        write(&directory, "1000005.json", "{\"uid\":1000005,");
+        write(
+            &directory,
+            "1000006.json.new",
+            &record(1_000_006, 1, "present"),
+        );
+        let found = held(&directory).expect("read");
+        std::fs::remove_dir_all(&directory).expect("removed");
+        let uids: Vec<u32> = found.keys().map(|uid| uid.0).collect();
+        assert_eq!(uids, [1_000_001, 1_000_002, 1_000_003, 1_000_005]);
+        let bound = |uid| found[&Uid(uid)].as_ref().map(|held| &held.bound);
+        assert!(matches!(bound(1_000_001), Some(Bound::At { .. })));
+        assert_eq!(bound(1_000_002), Some(&Bound::ToGo));
+        assert_eq!(bound(1_000_003), Some(&Bound::Unsaid));
+        assert_eq!(bound(1_000_005), None);
+        assert!(held(Path::new("/nonexistent")).expect("none").is_empty());
     }
 
     #[test]

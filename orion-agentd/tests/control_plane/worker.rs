@@ -1,14 +1,19 @@
 //! A worker's files for an agent under test.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use orion_agentd::{Agent, AgentSettings, Machine, Metrics, Pace};
-use orion_core::JoinLine;
+use orion_agentd::{
+    Access, Agent, AgentSettings, Clock, Ended, Ending, Machine, Metrics, Now, Pace,
+};
+use orion_core::{JoinLine, Uid};
 use orion_daemon::{Readiness, Registry};
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::{ControlPlane, LONGEST, PATIENCE};
@@ -29,14 +34,53 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// A worker's host keys and records in a directory that goes away by itself.
-pub(crate) struct Worker(PathBuf);
+pub(crate) struct Worker(PathBuf, Arc<Stage>);
+
+/// Clocks and accounts that only a test moves and sees.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// Seconds that passed, on both clocks.
+    passed_s: Mutex<f64>,
+    wall_s: f64,
+    locked: Mutex<BTreeSet<u32>>,
+}
+
+impl Clock for Stage {
+    fn now(&self) -> Now {
+        let passed_s = *self.passed_s.lock().expect("lock");
+        Now {
+            boot_s: 1000.0 + passed_s,
+            wall_s: self.wall_s + passed_s,
+        }
+    }
+
+    fn boot_id(&self) -> String {
+        BOOT_ID.to_owned()
+    }
+}
+
+impl Access for Stage {
+    fn end(&self, uid: Uid) -> Ending<'_> {
+        let locked = self.locked.lock().expect("lock").insert(uid.0);
+        let processes = 0;
+        Box::pin(async move { Ok(Ended { locked, processes }) })
+    }
+}
+
+const BOOT_ID: &str = "00000000-0000-4000-8000-000000000001";
 
 impl Worker {
     pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("orion-agentd-{name}-{}", std::process::id()));
         std::fs::create_dir_all(path.join("accounts")).expect("made");
         std::fs::create_dir_all(path.join("login")).expect("made");
-        let worker = Self(path);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let stage = Stage {
+            passed_s: Mutex::new(0.0),
+            wall_s: wall.expect("after 1970").as_secs_f64(),
+            locked: Mutex::default(),
+        };
+        let worker = Self(path, Arc::new(stage));
         worker.write_host_key(1);
         worker
     }
@@ -107,6 +151,39 @@ impl Worker {
         std::fs::write(self.0.join(format!("accounts/{uid}.json")), text).expect("written");
     }
 
+    /// Makes the record of an account that ends that many seconds from now.
+    pub(crate) fn create(&self, uid: u32, epoch: u64, seconds: f64) {
+        let now = self.1.now();
+        let record = json!({
+            "uid": uid, "name": "alice", "epoch": epoch, "state": "present", "boot_id": BOOT_ID,
+            "ends_at_wall": now.wall_s + seconds, "ends_at_boot": now.boot_s + seconds,
+        });
+        self.write_record(uid, &record.to_string());
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, seconds: f64) {
+        *self.1.passed_s.lock().expect("lock") += seconds;
+    }
+
+    /// The accounts that were locked.
+    pub(crate) fn locked(&self) -> Vec<u32> {
+        self.1
+            .locked
+            .lock()
+            .expect("lock")
+            .iter()
+            .copied()
+            .collect()
+    }
+
+    /// Whether an end was written down that is that many seconds after the test's beginning.
+    pub(crate) fn has_countdown(&self, seconds: f64) -> bool {
+        let text = std::fs::read_to_string(self.path("agent/countdowns")).unwrap_or_default();
+        let file: Value = serde_json::from_str(&text).unwrap_or_default();
+        file["accounts"][0]["end_s"].as_f64() == Some(1000.0 + seconds)
+    }
+
     pub(crate) fn settings(&self, url: &str) -> AgentSettings {
         AgentSettings {
             api_endpoint: Some(url.to_owned()),
@@ -133,27 +210,31 @@ impl Worker {
             sshd_dropin: self.path("sshd-dropin"),
             is_own: |address| address.is_loopback(),
             gateways: Vec::new,
+            clock: Arc::clone(&self.1) as Arc<dyn Clock>,
+            access: Arc::clone(&self.1) as Arc<dyn Access>,
         }
     }
 
     pub(crate) fn agent_on(&self, settings: AgentSettings, machine: Machine) -> RunningAgent {
-        Self::run(settings, machine, Duration::from_secs(3600))
+        Self::run(settings, machine, pace(Duration::from_secs(3600)))
     }
 
     /// An agent for which a source that was good for a moment is a good one.
     pub(crate) fn trusting_agent(&self, plane: &ControlPlane) -> RunningAgent {
-        Self::run(self.settings(&plane.url()), self.machine(), Duration::ZERO)
+        let settings = self.settings(&plane.url());
+        Self::run(settings, self.machine(), pace(Duration::ZERO))
     }
 
-    fn run(settings: AgentSettings, machine: Machine, proven: Duration) -> RunningAgent {
+    /// An agent that beats as seldom as it is told.
+    pub(crate) fn unhurried_agent(&self, plane: &ControlPlane) -> RunningAgent {
         let pace = Pace {
-            first: Duration::from_millis(20),
-            longest: LONGEST,
-            connect: Duration::from_secs(2),
-            exchange: Duration::from_millis(500),
-            beat_bounds: (Duration::from_millis(20), Duration::from_millis(40)),
-            proven,
+            beat_bounds: (Duration::from_millis(20), Duration::from_secs(3600)),
+            ..pace(Duration::from_secs(3600))
         };
+        Self::run(self.settings(&plane.url()), self.machine(), pace)
+    }
+
+    fn run(settings: AgentSettings, machine: Machine, pace: Pace) -> RunningAgent {
         let metrics = Metrics::registered(&mut Registry::default());
         let ready = Readiness::new(&[]);
         let agent = Agent::new(settings, machine, pace, metrics.clone(), ready).expect("good");
@@ -161,6 +242,17 @@ impl Worker {
             metrics,
             task: tokio::spawn(agent.run()),
         }
+    }
+}
+
+fn pace(proven: Duration) -> Pace {
+    Pace {
+        first: Duration::from_millis(20),
+        longest: LONGEST,
+        connect: Duration::from_secs(2),
+        exchange: Duration::from_millis(500),
+        beat_bounds: (Duration::from_millis(20), Duration::from_millis(40)),
+        proven,
     }
 }
 
