@@ -68,7 +68,7 @@ make_inventory() {
     done
     cat <<YAML
   vars:
-    ansible_user: orion-node
+    ansible_user: reference-login
     ansible_ssh_private_key_file: "$STAGE/secrets/pool_key"
     ansible_ssh_common_args: "-o UserKnownHostsFile=$STAGE/known_hosts"
     account_name: reference

@@ -5,6 +5,7 @@
 #   source bench/stage.sh; stage_begin WORKERS; …
 
 readonly SUITE=bookworm
+readonly PASSWORD='correct horse' # of everybody in a database that lives for minutes
 STAGE=''      # the directory of this run
 LABEL=''      # marks its containers
 API='' AGENTS='' APID_OPS='' SCHEDD_OPS=''
@@ -73,7 +74,8 @@ make_image() {
     vagrant/images/base.sh "$SUITE" >/dev/null
     build_image --target plain --tag "orion-lab/plain:$SUITE" vagrant/images
     mkdir "$context"
-    cp bench/worker/Dockerfile packaging/lib/sshd-dropin "$context"
+    cp bench/worker/Dockerfile packaging/lib/sshd-dropin packaging/sudoers/orion-node \
+        packaging/scripts/orion-agentd/postinst "$context"
     build_image --tag "orion-bench/worker:$SUITE" "$context"
 }
 
@@ -82,6 +84,13 @@ bridge_address() {
     local bridge
     bridge=$(docker network inspect bridge --format '{{index .Options "com.docker.network.bridge.name"}}')
     ip -4 -o address show dev "${bridge:-docker0}" | awk '{ sub("/.*", "", $4); print $4; exit }'
+}
+
+# Where the workers are, and nobody else; the same for both daemons.
+address_settings() {
+    local network
+    network=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Subnet}}')
+    printf '[addresses]\nnetworks = ["%s"]\n' "$network"
 }
 
 start_mariadb() {
@@ -110,6 +119,7 @@ start_apid() {
     gateway=$(bridge_address)
     cat >"$config" <<TOML
 $(database_settings)
+$(address_settings)
 [listen]
 clients = "127.0.0.1:0"
 agents = "$gateway:0"
@@ -122,11 +132,13 @@ jwt_keys_file = "$STAGE/secrets/jwt.keys"
 [rent]
 server_keys_file = "$STAGE/secrets/server.keys"
 max_active_per_user = 100
+[registration]
+signing_keys_file = "$STAGE/secrets/signing.keys"
 [schedd]
 socket = "$STAGE/run/notify.sock"
 TOML
     target/release/orion-apid --config "$config" init >"$STAGE/init.log" 2>&1
-    printf 'correct horse\n' | target/release/orion-apid --config "$config" create-admin boss >>"$STAGE/init.log" 2>&1
+    printf '%s\n' "$PASSWORD" | target/release/orion-apid --config "$config" create-admin boss >>"$STAGE/init.log" 2>&1
     target/release/orion-apid --config "$config" 2>"$log" &
     PIDS+=($!)
     # shellcheck disable=SC2034 # for memory.sh
@@ -143,6 +155,7 @@ start_schedd() {
     mkdir -m 0700 "$STAGE/run" "$STAGE/state"
     cat >"$config" <<TOML
 $(database_settings)
+$(address_settings)
 [ops]
 listen = "127.0.0.1:0"
 [log]
@@ -167,15 +180,30 @@ TOML
     wait_for "orion-schedd to be ready" 30 curl -fsS "$SCHEDD_OPS/readyz"
 }
 
+# join_line N: a line with which N workers can join
+join_line() {
+    local token
+    token=$(login boss)
+    # No secret in curl's arguments: others see them.
+    curl -fsS -H 'content-type: application/json' -d "{\"uses\":$1,\"endpoint\":\"$AGENTS\"}" \
+        --config <(printf 'header = "authorization: Bearer %s"\n' "$token") "$API/api/join-tokens" |
+        sed 's/.*"join_line":"\([^"]*\)".*/\1/'
+}
+
 start_workers() {
     local number name
+    (
+        umask 077
+        join_line "$1" >"$STAGE/secrets/join_line"
+    )
     for ((number = 1; number <= $1; number++)); do
         name=bench-${STAGE##*.}-$number
         docker create --init --name "$name" --hostname "bench$number" --label "$LABEL" \
-            --env MY_HOST_PORT=22 --env "API_ENDPOINT=$AGENTS" \
-            --env "ORION_POOL_KEY=$(cat "$STAGE/secrets/pool_key.pub")" \
-            "orion-bench/worker:$SUITE" >/dev/null
-        docker cp target/release/orion-agentd "$name:/usr/sbin/orion-agentd" >/dev/null
+            --env MY_HOST_PORT=22 "orion-bench/worker:$SUITE" >/dev/null
+        docker cp target/release/orion-agentd "$name:/usr/bin/orion-agentd" >/dev/null
+        # With the file's mode, as root's; plain-init takes it and deletes it.
+        docker cp "$STAGE/secrets/join_line" "$name:/etc/orion/join_line" >/dev/null
+        docker cp "$STAGE/secrets/pool_key.pub" "$name:/home/reference-login/.ssh/authorized_keys" >/dev/null
         docker start "$name" >/dev/null
     done
 }
@@ -191,13 +219,22 @@ nodes_ready() {
     [ "$ready" -eq "$1" ]
 }
 
+# credentials NAME
+credentials() {
+    printf '{"username":"%s","password":"%s"}' "$1" "$PASSWORD"
+}
+
+# login NAME: prints a token
+login() {
+    curl -fsS -H 'content-type: application/json' -d "$(credentials "$1")" "$API/auth/login" |
+        sed 's/.*"token":"\([^"]*\)".*/\1/'
+}
+
 # users N: signs up N users and logs them in
 users() {
-    local number body
+    local number
     for ((number = 1; number <= $1; number++)); do
-        body=$(printf '{"username":"user%d","password":"correct horse"}' "$number")
-        curl -fsS -o /dev/null -H 'content-type: application/json' -d "$body" "$API/auth/signup"
-        TOKENS+=("$(curl -fsS -H 'content-type: application/json' -d "$body" "$API/auth/login" |
-            sed 's/.*"token":"\([^"]*\)".*/\1/')")
+        curl -fsS -o /dev/null -H 'content-type: application/json' -d "$(credentials "user$number")" "$API/auth/signup"
+        TOKENS+=("$(login "user$number")")
     done
 }

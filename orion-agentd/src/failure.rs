@@ -55,6 +55,11 @@ impl Failure {
         refused && !self.is(ProblemCode::CounterUsed)
     }
 
+    /// True when a stranger needs a token for this.
+    pub(crate) fn wants_token(&self) -> bool {
+        self.is(ProblemCode::JoinTokenRefused)
+    }
+
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.refusal()?.retry_after
     }

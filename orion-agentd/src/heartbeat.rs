@@ -93,7 +93,7 @@ enum Beat {
 pub struct Agent {
     settings: AgentSettings,
     client: Client,
-    /// What lets this worker in; sent with every registration.
+    /// What lets this worker in; sent until it did, and again when the control plane wants it.
     token: Option<SigningKey>,
     state: State,
     login: Login,
@@ -180,6 +180,9 @@ impl Agent {
                 }
                 Err(failure) => failure,
             };
+            if failure.wants_token() && self.joins_anew() {
+                continue;
+            }
             self.complain("not registered", &failure);
             let pause = if failure.is_lasting() {
                 backoff.slow()
@@ -208,6 +211,11 @@ impl Agent {
                 tracing::info!(key = %self.state.key().public(), "the agent's key was rotated");
             }
             self.believe(&reply.trust).await;
+            if let Some(token) = &self.token
+                && let Err(error) = self.state.joined_with(token.public())
+            {
+                tracing::warn!("the join token is sent again after a restart: {error}");
+            }
         }
         Ok(Registered {
             identity,
@@ -232,6 +240,26 @@ impl Agent {
         None
     }
 
+    /// The token that registrations need; none once one was answered well.
+    fn unused_token(&self) -> Option<&SigningKey> {
+        let token = self.token.as_ref();
+        token.filter(|token| !self.state.has_joined_with(&token.public()))
+    }
+
+    /// The control plane knows this worker no more, and wants the token that was not sent. False if it was.
+    fn joins_anew(&mut self) -> bool {
+        if self.token.is_none() || self.unused_token().is_some() {
+            return false;
+        }
+        tracing::info!(
+            "the control plane does not know this worker any more: trying the join token again"
+        );
+        if let Err(error) = self.state.joined_no_more() {
+            tracing::warn!("{error}");
+        }
+        true
+    }
+
     fn believed_key(&self) -> Option<PublicKey> {
         self.state.trusted().first().copied()
     }
@@ -247,7 +275,7 @@ impl Agent {
         let counter = self.state.take_counter()?;
         let mut keys = vec![(Signer::Agent, self.state.key())];
         if let Call::Register = call {
-            keys.extend(self.token.iter().map(|token| (Signer::Token, token)));
+            keys.extend(self.unused_token().map(|token| (Signer::Token, token)));
             keys.extend(next.map(|next| (Signer::NextKey, &next.key)));
         }
         let signing = Signing {

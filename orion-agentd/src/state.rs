@@ -1,7 +1,8 @@
 //! What the agent keeps over restarts: its key, its counter, and whom it believes.
 //!
 //! `STATE_DIR/agent` (0700) holds `key` (the seed), `key.next` while the key is being rotated, `counter` (the highest
-//! number that may have been used), and `trusted` (the join line's key, then the keys that the control plane signs with).
+//! number that may have been used), `trusted` (the join line's key, then the keys that the control plane signs with), and
+//! `joined` (the public half of the token that was answered well, and is not sent any more).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,8 @@ pub(crate) struct State {
     /// Whether it was logged that no further counters can be reserved.
     said_unreserved: bool,
     trusted: Option<Trusted>,
+    /// The token with which the control plane took this worker in.
+    joined: Option<PublicKey>,
 }
 
 impl State {
@@ -91,6 +94,11 @@ impl State {
             reserved: used,
             said_unreserved: false,
             trusted: read_trusted(&directory.join("trusted"), line)?,
+            // Without it the token is sent once more.
+            joined: read(&directory.join("joined"))
+                .ok()
+                .flatten()
+                .and_then(|text| text.trim().parse().ok()),
             directory,
         })
     }
@@ -102,6 +110,26 @@ impl State {
     /// The keys whose signature makes an answer; empty where everybody's answer must do.
     pub(crate) fn trusted(&self) -> &[PublicKey] {
         self.trusted.as_ref().map_or(&[], |trusted| &trusted.keys)
+    }
+
+    /// Whether the control plane took this worker in with `token`, and knows it by its own key since then.
+    pub(crate) fn has_joined_with(&self, token: &PublicKey) -> bool {
+        self.joined.as_ref() == Some(token)
+    }
+
+    /// A registration with `token` was answered well.
+    pub(crate) fn joined_with(&mut self, token: PublicKey) -> Result<(), StateError> {
+        if self.has_joined_with(&token) {
+            return Ok(());
+        }
+        self.joined = Some(token);
+        write(&self.directory.join("joined"), &token.to_string())
+    }
+
+    /// The control plane knows this worker no more.
+    pub(crate) fn joined_no_more(&mut self) -> Result<(), StateError> {
+        self.joined = None;
+        remove(&self.directory.join("joined"))
     }
 
     /// A number that no request had before.

@@ -53,23 +53,65 @@ fn rotate(worker: &Worker) -> PublicKey {
 }
 
 #[tokio::test]
-async fn every_request_is_signed_with_rising_counters_and_only_registrations_by_the_token() {
+async fn every_request_is_signed_with_rising_counters_and_the_first_registration_by_the_token() {
     let mut plane = ControlPlane::start().await;
     let worker = Worker::joined("signs", &plane);
     plane.next_beat(Reply::Json(404, problem(404, "node_unknown")));
     let _agent = worker.start(&plane);
     let token = signing_key(100).public();
     let mut counter = 0;
-    for path in [REGISTER, BEAT, REGISTER, BEAT, BEAT] {
+    for (number, path) in [REGISTER, BEAT, REGISTER, BEAT, BEAT]
+        .into_iter()
+        .enumerate()
+    {
         let seen = plane.next().await;
         assert_eq!(seen.path, path);
         assert_eq!(Some(seen.signed.agent), key_file(&worker, "key"));
-        assert_eq!(seen.signed.token, (path == REGISTER).then_some(token));
+        assert_eq!(seen.signed.token, (number == 0).then_some(token));
         assert_eq!(seen.signed.next_key, None);
         assert!(seen.signed.counter > counter);
         counter = seen.signed.counter;
         assert_eq!(seen.body["signing_key"], json!(plane.public_keys()[0]));
     }
+}
+
+#[tokio::test]
+async fn the_token_is_sent_until_it_was_answered_and_again_when_it_is_wanted() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::joined("token", &plane);
+    let token = Some(signing_key(100).public());
+    // Neither a forged answer nor a refusal is the answer.
+    plane.next_register(Reply::Forged(Forgery::Unsigned, json!({})));
+    plane.next_register(Reply::Json(503, problem(503, "database_down")));
+    plane.next_register(Reply::Json(401, problem(401, "join_token_refused")));
+    let agent = worker.start(&plane);
+    for _ in 0..4 {
+        let seen = plane.next().await;
+        assert_eq!((seen.path.as_str(), seen.signed.token), (REGISTER, token));
+    }
+    plane.expect(BEAT).await;
+    drop(agent);
+    // Not after a restart either; what nobody signed does not ask for it.
+    while plane.try_next().is_some() {}
+    let refused = json!({"status": 401, "code": "join_token_refused", "detail": "x"});
+    plane.next_register(Reply::Forged(Forgery::Unsigned, refused));
+    plane.next_register(Reply::Json(401, problem(401, "join_token_refused")));
+    let agent = worker.start(&plane);
+    for sent in [None, None, token] {
+        let seen = plane.next().await;
+        assert_eq!((seen.path.as_str(), seen.signed.token), (REGISTER, sent));
+    }
+    plane.expect(BEAT).await;
+    drop(agent);
+    // Another line is another token.
+    let mut line = plane.join_line();
+    line.token = orion_core::Seed::from_bytes([101; 32]);
+    worker.join(&line);
+    while plane.try_next().is_some() {}
+    let _agent = worker.start(&plane);
+    let seen = plane.next().await;
+    let other = Some(signing_key(101).public());
+    assert_eq!((seen.path.as_str(), seen.signed.token), (REGISTER, other));
 }
 
 #[tokio::test]
