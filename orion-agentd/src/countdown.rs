@@ -1,7 +1,7 @@
 //! How long each account on this worker still has.
 //!
-//! A countdown starts from the bound that create left in the account's record. A verified answer may start or lengthen
-//! it; only a verified `end`, or a record that says its account is to go, shortens it. It runs on CLOCK_BOOTTIME, so
+//! Until the control plane has told an end, the bound counts that create left in the account's record: the latest end
+//! that was possible then. The first verified answer starts the countdown, later ones may lengthen it; only a verified `end`, or a record that says its account is to go, shortens it. It runs on CLOCK_BOOTTIME, so
 //! that neither suspend nor whoever sets the clock lengthens or shortens it. Nothing here looks at a clock, a file or
 //! the network: see [`crate::warden`].
 
@@ -52,6 +52,8 @@ struct Entry {
     bound: Bound,
     /// The end in boot seconds; `None` until something tells one.
     end_s: Option<f64>,
+    /// A verified answer told this epoch's end; until then `end_s` is no more than the record's bound.
+    told: bool,
     phase: Phase,
 }
 
@@ -105,6 +107,7 @@ struct Saved {
     epoch: u64,
     bound: Bound,
     end_s: Option<f64>,
+    told: bool,
     asked_s: Option<f64>,
     over: Option<Why>,
 }
@@ -141,6 +144,7 @@ impl Countdowns {
                 epoch: saved.epoch,
                 bound: saved.bound,
                 end_s,
+                told: saved.told,
                 phase,
             };
             countdowns.entries.insert(Uid(saved.uid), entry);
@@ -199,6 +203,7 @@ impl Countdowns {
                         epoch: held.epoch,
                         bound: Bound::Unsaid,
                         end_s: None,
+                        told: false,
                         phase: Phase::Counting,
                     };
                     entry.follow(&held.bound, end_s, now);
@@ -225,7 +230,7 @@ impl Countdowns {
             };
             if told.epoch >= entry.epoch && told.ends_in_s.is_finite() {
                 // From the sending on: at worst the answer's way makes it shorter than it is.
-                entry.lengthen(sent.at_s + told.ends_in_s, now);
+                entry.hear(sent.at_s + told.ends_in_s, now);
             }
         }
         let mut ended = false;
@@ -290,6 +295,15 @@ impl Entry {
         }
     }
 
+    /// The control plane says when the account's time is over.
+    fn hear(&mut self, end_s: f64, now: Now) {
+        if !std::mem::replace(&mut self.told, true) {
+            // The bound was made before the end was known, and may lie after it.
+            self.end_s = None;
+        }
+        self.lengthen(end_s, now);
+    }
+
     fn lengthen(&mut self, end_s: f64, now: Now) {
         if !end_s.is_finite() || self.end_s.is_some_and(|old_s| end_s <= old_s) {
             return;
@@ -335,7 +349,9 @@ impl Entry {
             (None, None) => false,
             (Some(_), None) | (None, Some(_)) => true,
         };
-        !moved && (self.epoch, &self.bound, self.phase) == (saved.epoch, &saved.bound, saved.phase)
+        !moved
+            && (self.epoch, &self.bound, self.told, self.phase)
+                == (saved.epoch, &saved.bound, saved.told, saved.phase)
     }
 
     fn to_save(&self, uid: Uid) -> Saved {
@@ -349,6 +365,7 @@ impl Entry {
             epoch: self.epoch,
             bound: self.bound.clone(),
             end_s: self.end_s,
+            told: self.told,
             asked_s,
             over,
         }

@@ -134,8 +134,24 @@ fn an_answer_that_gives_no_time_to_come_is_not_asked_for_again() {
 }
 
 #[test]
+fn the_first_answer_starts_the_countdown_also_before_the_bound_that_create_left() {
+    let mut countdowns = counting(90.0);
+    let told = reply(&[(UID, 2, 20.0)], &[]);
+    assert!(!hear(&mut countdowns, at(10.0), &told, at(10.0)));
+    assert_eq!(left(&countdowns, at(10.0)), 20.0);
+    assert!(countdowns.advance(at(30.0)).ask);
+    assert!(is_over(&mut countdowns, at(35.0)));
+}
+
+#[test]
 fn a_shorter_time_an_older_epoch_and_nonsense_change_nothing() {
     let mut countdowns = counting(60.0);
+    hear(
+        &mut countdowns,
+        at(0.0),
+        &reply(&[(UID, 2, 60.0)], &[]),
+        at(0.0),
+    );
     for (epoch, ends_in_s) in [
         (2, 5.0),
         (2, 0.0),
@@ -303,6 +319,12 @@ fn it_is_written_when_something_changes_and_now_and_then() {
     assert!(!countdowns.needs_saving(at(0.0)));
     countdowns.follow(&records(2, bound(600.0)), at(0.0));
     assert!(countdowns.needs_saving(at(0.0)));
+    hear(
+        &mut countdowns,
+        at(0.0),
+        &reply(&[(UID, 2, 600.0)], &[]),
+        at(0.0),
+    );
     countdowns.was_saved(at(0.0));
     hear(
         &mut countdowns,
