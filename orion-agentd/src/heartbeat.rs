@@ -152,7 +152,7 @@ impl Agent {
         })
     }
 
-    /// Registers and beats for ever; drop the future to stop.
+    /// Registers and beats for ever; drop the future to stop. Ends by itself only where something broke: then start anew.
     pub async fn run(mut self) {
         self.ready.note("not registered yet");
         // Beside everything else, so that nothing of it delays the end of an account. Ends with this future.
@@ -161,11 +161,19 @@ impl Agent {
         if !self.state.trusted().is_empty() {
             beside.spawn(self.warden.clone().run());
         }
-        loop {
-            let registered = self.register().await;
-            let why = self.beat(&registered).await;
-            tracing::info!(node = %registered.node_id, "registering again: {why}");
-            self.metrics.node.set(0);
+        let beats = async {
+            loop {
+                let registered = self.register().await;
+                let why = self.beat(&registered).await;
+                tracing::info!(node = %registered.node_id, "registering again: {why}");
+                self.metrics.node.set(0);
+            }
+        };
+        tokio::select! {
+            () = beats => {}
+            Some(ended) = beside.join_next() => {
+                tracing::error!(?ended, "whoever ends accounts on time has ended");
+            }
         }
     }
 

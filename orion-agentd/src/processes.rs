@@ -54,7 +54,7 @@ fn end_once(uid: Uid, pids: &[Pid]) {
         current: Some(0),
         maximum: Some(0),
     };
-    for pid in pids {
+    for pid in pids.iter().filter(|pid| runs_as(**pid, uid)) {
         // One that is gone by now needs no limit.
         prlimit(Some(*pid), Resource::Nproc, none).map_or_else(drop, drop);
     }

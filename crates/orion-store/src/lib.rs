@@ -3,7 +3,7 @@
 //! Nothing here knows HTTP, SSH or Ansible. A state changes only in a function that names the state it comes from,
 //! and the changed-row count decides who won.
 //!
-//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs. Whatever touches a
+//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs, migration. Whatever touches a
 //! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
 
 mod beats;

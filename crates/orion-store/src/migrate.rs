@@ -9,20 +9,30 @@ use crate::row::{column, word};
 use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
 use mysql_async::prelude::Queryable;
-use orion_core::{AccountId, NodeId, NodeStatus, RentalId, RentalState, RunKind};
+use orion_core::{AccountId, Availability, NodeId, NodeStatus, RentalId, RentalState, RunKind};
 use std::time::Duration;
 
 /// Moves that may begin at once, and how fast the allowance comes back: one in 5 s.
 const BURST: f64 = 5.0;
 const MOVES_PER_S: f64 = 0.2;
 
-/// Nodes that turned bad within this time turned bad together (seconds).
-const TOGETHER_S: u32 = 60;
+/// Nodes that turned bad within this time turned bad together (seconds): a thousand that are silent are found out within
+/// three minutes, 64 at once and 12 s each.
+const TOGETHER_S: u32 = 300;
 /// Fewer nodes that fail together are their own fault.
 const TOGETHER_LEAST: u64 = 3;
 
 /// How long an administrator's word lets moves go on while much has failed.
 const OVERRIDE: Duration = Duration::from_secs(600);
+
+/// When much that failed is back, the rest gets this time to come back, too.
+const AFTER_RESUME: Duration = Duration::from_secs(60);
+
+/// No grace is longer; what says so was written by another clock.
+const LONGEST_GRACE_S: u32 = 3600;
+
+/// A name that is taken is tried on one further node (DESIGN 6.13).
+const NAMES_TAKEN: u64 = 2;
 
 /// A node on which provisioning failed for a rental is not tried again for it for so long (seconds).
 const FAILED_LATELY_S: u32 = 600;
@@ -57,7 +67,7 @@ impl Health {
     }
 
     fn is_over(&self) -> bool {
-        self.bad * 2 < self.all
+        self.bad == 0 || self.bad * 2 < self.all
     }
 }
 
@@ -130,11 +140,12 @@ impl Store {
              (SELECT 1 FROM accounts a WHERE a.rental_id = r.id AND a.state = 'making') \
              ORDER BY r.degraded_since, r.id LIMIT ?";
         for id in self.live_rentals(waiting, limit).await? {
-            if !self.begin_move(id).await? {
-                // No node, or no allowance: the others come later, too.
-                break;
+            match self.begin_move(id).await? {
+                Move::Begun => done.moving += 1,
+                // Another one may have better luck.
+                Move::NoNodeForIt | Move::NotAnyMore => {}
+                Move::NoAllowance => break,
             }
-            done.moving += 1;
         }
         Ok(done)
     }
@@ -211,16 +222,29 @@ impl Store {
         })
     }
 
-    /// Takes another node for a degraded rental; its old account is a debt from then on. False where there is no node or
-    /// no allowance.
-    async fn begin_move(&self, rental: RentalId) -> Result<bool, StoreError> {
+    /// Takes another node for a degraded rental; its old account is a debt from then on.
+    async fn begin_move(&self, rental: RentalId) -> Result<Move, StoreError> {
         unit!(self, |tx| {
             match tx.move_to_another_node(rental).await? {
-                true => Finish::Commit(true),
-                false => Finish::Rollback(false),
+                Move::Begun => Finish::Commit(Move::Begun),
+                other @ (Move::NoNodeForIt | Move::NoAllowance | Move::NotAnyMore) => {
+                    Finish::Rollback(other)
+                }
             }
         })
     }
+}
+
+/// What became of an attempt to move a rental.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Move {
+    Begun,
+    /// None is free, or none that can be tried for this rental.
+    NoNodeForIt,
+    /// Enough moves have begun for now.
+    NoAllowance,
+    /// It is over, or back at its node.
+    NotAnyMore,
 }
 
 struct Brakes {
@@ -238,9 +262,9 @@ impl Tx {
         .await?;
         let row = self
             .first(
-                "SELECT suspended_because, override_until IS NOT NULL AND override_until > ? AS overridden \
-                 FROM migration WHERE id = 1 FOR UPDATE",
-                (now,),
+                "SELECT suspended_because, override_until IS NOT NULL AND override_until > ? \
+                 AND override_until <= ? AS overridden FROM migration WHERE id = 1 FOR UPDATE",
+                (now, now + OVERRIDE),
             )
             .await?;
         let mut row = row.ok_or(StoreError::Corrupt {
@@ -259,8 +283,7 @@ impl Tx {
             .first(
                 "SELECT COUNT(*) AS all_nodes, CAST(IFNULL(SUM(status IN ('suspect', 'dead')), 0) AS UNSIGNED) AS bad, \
                  CAST(IFNULL(SUM(status IN ('suspect', 'dead') AND failing_since >= ?), 0) AS UNSIGNED) AS together \
-                 FROM nodes WHERE forgotten_at IS NULL AND awaits_approval = FALSE AND status <> 'unknown' \
-                 AND availability <> 'quarantined'",
+                 FROM nodes WHERE forgotten_at IS NULL AND awaits_approval = FALSE AND status <> 'unknown'",
                 (lately,),
             )
             .await?;
@@ -292,9 +315,11 @@ impl Tx {
     }
 
     async fn resume(&mut self) -> Result<(), StoreError> {
+        let grace_until = self.now + AFTER_RESUME;
         self.change(
-            "UPDATE migration SET suspended_since = NULL, suspended_because = NULL, override_until = NULL WHERE id = 1",
-            (),
+            "UPDATE migration SET suspended_since = NULL, suspended_because = NULL, override_until = NULL, \
+             grace_until = ? WHERE id = 1",
+            (grace_until,),
         )
         .await?;
         self.event("migration_resumed", About::default(), None)
@@ -318,10 +343,10 @@ impl Tx {
             .transpose()
     }
 
-    async fn move_to_another_node(&mut self, rental: RentalId) -> Result<bool, StoreError> {
+    async fn move_to_another_node(&mut self, rental: RentalId) -> Result<Move, StoreError> {
         let now = self.now;
         let Some(request) = self.request_of(rental).await? else {
-            return Ok(false);
+            return Ok(Move::NotAnyMore);
         };
         self.lock_request(request).await?;
         let found = self
@@ -331,25 +356,31 @@ impl Tx {
             )
             .await?;
         let state = found.map(|mut row| word(&mut row, "state")).transpose()?;
-        if state != Some(RentalState::Degraded) {
-            return Ok(false);
-        }
         let old = self.wanted_accounts(rental).await?;
+        if state != Some(RentalState::Degraded) || self.is_any_alive(&old).await? {
+            return Ok(Move::NotAnyMore);
+        }
+        if self.names_taken(rental).await? >= NAMES_TAKEN {
+            return Ok(Move::NoNodeForIt);
+        }
         let Some(node) = self.spare_for(rental).await? else {
-            return Ok(false);
+            return Ok(Move::NoNodeForIt);
         };
-        if !self.take_node(node).await? || !self.take_allowance().await? {
-            return Ok(false);
-        }
-        for account in &old {
-            self.leave(account).await?;
-        }
         let epoch = self
             .number(
-                "SELECT MAX(epoch) + 1 FROM accounts WHERE rental_id = ?",
+                "SELECT MAX(epoch) + 2 FROM accounts WHERE rental_id = ?",
                 (rental.0,),
             )
             .await?;
+        for account in &old {
+            self.leave(account).await?;
+            // Who died is inspected before anybody else gets it.
+            let (from, to) = (Availability::Cleaning, Availability::Joining);
+            self.move_node(account.node, from, to, Some("died")).await?;
+        }
+        if !self.take_node(node).await? {
+            return Ok(Move::NoNodeForIt);
+        }
         let id: AccountId = self.make_account(rental, node, epoch).await?;
         let account = HeldAccount { id, node, epoch };
         self.queue_account_run(RunKind::Provision, &account).await?;
@@ -358,7 +389,22 @@ impl Tx {
             rental: Some(rental),
         };
         self.event("rental_moving", about, None).await?;
-        Ok(true)
+        // Last, as everywhere: see the lock order.
+        if self.take_allowance().await? {
+            Ok(Move::Begun)
+        } else {
+            Ok(Move::NoAllowance)
+        }
+    }
+
+    async fn is_any_alive(&mut self, accounts: &[HeldAccount]) -> Result<bool, StoreError> {
+        for account in accounts {
+            let sql = "SELECT COUNT(*) FROM nodes WHERE id = ? AND status = 'alive'";
+            if self.number(sql, (account.node.0,)).await? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A random node that may be leased, and on which provisioning did not just fail for this rental.
@@ -369,10 +415,10 @@ impl Tx {
             .first(
                 "SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
                  AND n.draining = FALSE AND n.forgotten_at IS NULL \
-                 AND (n.held_until IS NULL OR n.held_until <= ?) AND NOT EXISTS \
+                 AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
                  (SELECT 1 FROM runs u JOIN accounts a ON a.id = u.account_id WHERE a.rental_id = ? AND u.node_id = n.id \
                   AND u.kind = 'provision' AND u.state = 'failed' AND u.finished_at >= ?) ORDER BY RAND() LIMIT 1",
-                (now, rental.0, lately),
+                (now, now, rental.0, lately),
             )
             .await?;
         found
@@ -383,16 +429,33 @@ impl Tx {
     /// Takes one move from the bucket.
     async fn take_allowance(&mut self) -> Result<bool, StoreError> {
         let now = self.now;
-        let filled = "LEAST(?, tokens + GREATEST(0, TIMESTAMPDIFF(MICROSECOND, refilled_at, ?)) / 1000000 * ?)";
+        // A time of filling that lies ahead was written by another clock.
+        let filled = "IF(refilled_at > ?, ?, LEAST(?, tokens + TIMESTAMPDIFF(MICROSECOND, refilled_at, ?) / 1000000 * ?))";
         let changed = self
             .change(
                 &format!(
                     "UPDATE migration SET tokens = {filled} - 1, refilled_at = ? WHERE id = 1 AND {filled} >= 1"
                 ),
-                (BURST, now, MOVES_PER_S, now, BURST, now, MOVES_PER_S),
+                (
+                    now, BURST, BURST, now, MOVES_PER_S, now, now, BURST, BURST, now, MOVES_PER_S,
+                ),
             )
             .await?;
         Ok(changed == 1)
+    }
+
+    /// Whether a node may be decided dead now: not within a grace, and not while so much fails that it is likelier us.
+    pub(crate) async fn may_die(&mut self) -> Result<bool, StoreError> {
+        let now = self.now;
+        let forbidden = self
+            .number(
+                "SELECT COUNT(*) FROM migration WHERE (grace_until > ? AND grace_until <= ? + INTERVAL ? SECOND) \
+                 OR (suspended_because IS NOT NULL AND \
+                     (override_until IS NULL OR override_until <= ? OR override_until > ?))",
+                (now, now, LONGEST_GRACE_S, now, now + OVERRIDE),
+            )
+            .await?;
+        Ok(forbidden == 0)
     }
 
     /// `degraded -> active`, in the transaction that records the new account; not past the end.

@@ -140,7 +140,7 @@ impl Store {
                     tx.move_node(id, Availability::Quarantined, Availability::Joining, None)
                         .await?;
                     tx.change(
-                        "UPDATE nodes SET failed_provisions = 0, failed_checks = 0 WHERE id = ?",
+                        "UPDATE nodes SET failed_provisions = 0, failed_checks = 0, deaths = 0, held_until = NULL WHERE id = ?",
                         (id.0,),
                     )
                     .await?;

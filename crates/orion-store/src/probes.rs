@@ -110,11 +110,13 @@ impl Store {
                 }
                 ProbeResult::WrongHostKey(_) => {
                     tx.check_failed(node, "another SSH host key answers")
-                        .await?
+                        .await?;
+                    tx.is_not_silent(node).await?;
                 }
                 ProbeResult::Refused(reason) => {
                     tx.check_failed(node, &format!("login refused: {reason}"))
-                        .await?
+                        .await?;
+                    tx.is_not_silent(node).await?;
                 }
             }
             Finish::Commit(())
@@ -256,20 +258,32 @@ impl Tx {
         Ok(())
     }
 
+    /// Somebody is there: whatever silence there was proves nothing any more.
+    async fn is_not_silent(&mut self, node: NodeId) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE nodes SET failed_checks = 0, failing_since = NULL WHERE id = ?",
+            (node.0,),
+        )
+        .await?;
+        Ok(())
+    }
+
     /// `suspect -> dead`. A node that died is inspected when it comes back, and waits longer each time before it is
     /// offered again.
     async fn decide_death(&mut self, node: NodeId) -> Result<(), StoreError> {
+        if !self.may_die().await? {
+            return Ok(());
+        }
         let now = self.now;
         let died = self
             .change(
                 "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ? \
                  WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
                  AND n.failing_since <= ? - INTERVAL ? SECOND \
-                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND OR n.failing_since <= ? - INTERVAL ? SECOND) \
-                 AND NOT EXISTS (SELECT 1 FROM migration m WHERE m.grace_until > ?)",
+                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND OR n.failing_since <= ? - INTERVAL ? SECOND)",
                 (
                     now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S, now,
-                    DEAD_IN_SPITE_OF_BEATS_S, now,
+                    DEAD_IN_SPITE_OF_BEATS_S,
                 ),
             )
             .await?;

@@ -378,10 +378,10 @@ impl Tx {
             .rows(
                 "SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
                  AND n.draining = FALSE AND n.forgotten_at IS NULL \
-                 AND (n.held_until IS NULL OR n.held_until <= ?) AND NOT EXISTS \
+                 AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
                  (SELECT 1 FROM accounts a JOIN rentals r ON r.id = a.rental_id \
                   WHERE r.request_id = ? AND a.node_id = n.id) ORDER BY RAND() LIMIT ?",
-                (now, request.map(|id| id.0), count),
+                (now, now, request.map(|id| id.0), count),
             )
             .await?;
         rows.into_iter()

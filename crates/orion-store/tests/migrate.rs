@@ -79,7 +79,7 @@ async fn a_rental_moves_off_a_dead_node_and_keeps_its_id_end_and_password() {
     assert_eq!(bed.rental_state(rental), "degraded");
     let new = node_of(&bed, rental);
     assert_ne!(new, old);
-    assert_eq!(bed.node_state(old), "dead cleaning", "held by its debt");
+    assert_eq!(bed.node_state(old), "dead joining", "held by its debt");
     bed.check().await;
 
     let run = bed
@@ -134,9 +134,11 @@ async fn a_node_that_comes_back_pays_its_debt_before_anybody_gets_it() {
     migrate(&bed, 23).await;
     record_all(&bed, RunKind::Provision, RunOutcome::Present, 24).await;
     answers(&bed.later(30), old).await;
-    assert_eq!(bed.node_state(old), "alive cleaning");
+    assert_eq!(bed.node_state(old), "alive joining");
     assert_eq!(migrate(&bed, 31).await, Migrated::default(), "moved once");
     record_all(&bed, RunKind::Clean, RunOutcome::Gone, 32).await;
+    assert_eq!(bed.node_state(old), "alive joining", "inspected first");
+    record_all(&bed, RunKind::Inspect, RunOutcome::Clean, 32).await;
     assert_eq!(bed.node_state(old), "alive ready");
     assert_eq!(bed.rental_state(rental), "active");
     let held = bed
@@ -356,4 +358,95 @@ async fn three_deaths_within_a_day_quarantine_a_node() {
         assert_eq!(quarantined, death == 3, "after {death} deaths");
         answers(&bed.later(start + 100), nodes[0]).await;
     }
+}
+
+#[tokio::test]
+async fn our_own_outage_is_no_nodes_death_and_who_comes_back_later_gets_time() {
+    let (bed, nodes) = Bed::with_nodes(7).await;
+    bed.active(bed.alice, 4).await;
+    let silence = ProbeResult::NoAnswer("timed out".to_owned());
+    let cut = &nodes[..5];
+    for round in 0..30 {
+        for node in cut {
+            bed.later(round * 10)
+                .record_probe(*node, &silence)
+                .await
+                .unwrap();
+        }
+        let done = migrate(&bed, round * 10 + 1).await;
+        assert_eq!((done.degraded, done.moving), (0, 0));
+    }
+    assert_eq!(
+        bed.one("SELECT COUNT(*) FROM nodes WHERE deaths > 0 OR status = 'dead'"),
+        "0"
+    );
+    // They come back one after the other; the brakes are off, and the last ones have time.
+    for (index, node) in cut.iter().enumerate() {
+        let second = 300 + i64::try_from(index).unwrap() * 12;
+        answers(&bed.later(second), *node).await;
+        for other in &cut[index + 1..] {
+            bed.later(second)
+                .record_probe(*other, &silence)
+                .await
+                .unwrap();
+        }
+        let done = migrate(&bed, second + 1).await;
+        assert_eq!((done.degraded, done.moving), (0, 0), "{index}");
+    }
+    assert_eq!(migrate(&bed, 400).await.suspended, None);
+    bed.check().await;
+}
+
+#[tokio::test]
+async fn a_rental_that_can_not_be_placed_does_not_hold_up_the_others() {
+    let (bed, _) = Bed::with_nodes(7).await;
+    let alice = bed.active(bed.alice, 1).await[0];
+    let bob = bed.active(bed.bob, 1).await[0];
+    dies(&bed, node_of(&bed, alice), 10).await;
+    migrate(&bed, 23).await;
+    record_all(&bed, RunKind::Provision, RunOutcome::NameTaken, 24).await;
+    migrate(&bed, 25).await;
+    record_all(&bed, RunKind::Provision, RunOutcome::NameTaken, 26).await;
+    assert_eq!(
+        migrate(&bed, 27).await.moving,
+        0,
+        "one further node, not the whole pool"
+    );
+    dies(&bed, node_of(&bed, bob), 400).await;
+    assert_eq!(migrate(&bed, 413).await.moving, 1);
+    record_all(&bed, RunKind::Provision, RunOutcome::Present, 414).await;
+    assert_eq!(
+        (bed.rental_state(alice), bed.rental_state(bob)),
+        ("degraded".into(), "active".into())
+    );
+    bed.check().await;
+}
+
+#[tokio::test]
+async fn who_refuses_a_login_was_not_silent() {
+    let (bed, nodes) = Bed::with_nodes(3).await;
+    for second in [0, 60, 120, 179] {
+        let refused = ProbeResult::Refused("penalised".to_owned());
+        bed.later(second)
+            .record_probe(nodes[0], &refused)
+            .await
+            .unwrap();
+    }
+    let silence = ProbeResult::NoAnswer("timed out".to_owned());
+    bed.later(185)
+        .record_probe(nodes[0], &silence)
+        .await
+        .unwrap();
+    assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_filled_by_a_clock_ahead_is_full() {
+    let (bed, _) = Bed::with_nodes(4).await;
+    let rental = bed.active(bed.alice, 1).await[0];
+    migrate(&bed, 0).await;
+    bed.db
+        .sql("UPDATE migration SET tokens = 0, refilled_at = refilled_at + INTERVAL 2 HOUR");
+    dies(&bed, node_of(&bed, rental), 10).await;
+    assert_eq!(migrate(&bed, 23).await.moving, 1);
 }

@@ -29,7 +29,7 @@ impl Grace {
     /// To be called before each look at nodes.
     ///
     /// # Errors
-    /// When the database is away; then the next look follows a gap.
+    /// When the database is away.
     pub(crate) async fn before_a_look(&self, store: &Store) -> Result<(), StoreError> {
         let deaf = {
             let last = self
@@ -40,16 +40,19 @@ impl Grace {
         };
         if deaf {
             store.begin_grace(self.length).await?;
-            tracing::info!(
-                seconds = self.length.as_secs(),
-                "no node is decided dead for a while"
-            );
+            let seconds = self.length.as_secs();
+            tracing::info!(seconds, "no node is decided dead for a while");
+            self.looked();
         }
+        Ok(())
+    }
+
+    /// To be called after a look that the database took part in.
+    pub(crate) fn looked(&self) {
         let now = Some(Instant::now());
         *self
             .last_look
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = now;
-        Ok(())
     }
 }

@@ -18,6 +18,7 @@ pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
     context.grace.before_a_look(&context.store).await?;
     let inspections = queue_inspections(context).await?;
     let targets = context.store.probe_targets().await?;
+    context.grace.looked();
     let nodes = u64::try_from(targets.len()).unwrap_or(u64::MAX);
     let mut counts = context.prober.probe(targets, WAIT).await;
     counts.insert("nodes", nodes);

@@ -14,6 +14,7 @@ const COMPONENT: &str = "migration";
 pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
     context.grace.before_a_look(&context.store).await?;
     let done = context.store.migrate(BATCH).await?;
+    context.grace.looked();
     if done.moving > 0 {
         context.executor.wake();
     }

@@ -96,7 +96,7 @@ impl Tx {
         })
     }
 
-    async fn names_taken(&mut self, rental: RentalId) -> Result<u64, StoreError> {
+    pub(crate) async fn names_taken(&mut self, rental: RentalId) -> Result<u64, StoreError> {
         self.number(
             "SELECT COUNT(*) FROM runs u JOIN accounts a ON a.id = u.account_id \
              WHERE a.rental_id = ? AND u.kind = 'provision' AND u.outcome = 'name_taken'",
