@@ -108,6 +108,7 @@ struct Saved {
     bound: Bound,
     end_s: Option<f64>,
     told: bool,
+    asked_s: Option<f64>,
     over: Option<Why>,
 }
 
@@ -134,10 +135,10 @@ impl Countdowns {
                 // A clock that was set back must not give more than there was.
                 now.boot_s + (end_s - file.boot_s - away_s).max(0.0)
             });
-            let phase = match saved.over {
-                Some(why) => Phase::Over(why, now.boot_s),
-                // Who was asking asks again: an answer may have come while nobody listened.
-                None => Phase::Counting,
+            let phase = match (saved.over, saved.asked_s) {
+                (Some(why), _) => Phase::Over(why, now.boot_s),
+                (None, Some(asked_s)) if same_boot => Phase::Asked(asked_s),
+                (None, _) => Phase::Counting,
             };
             let entry = Entry {
                 epoch: saved.epoch,
@@ -354,9 +355,10 @@ impl Entry {
     }
 
     fn to_save(&self, uid: Uid) -> Saved {
-        let over = match self.phase {
-            Phase::Counting | Phase::Asked(_) => None,
-            Phase::Over(why, _) => Some(why),
+        let (asked_s, over) = match self.phase {
+            Phase::Counting => (None, None),
+            Phase::Asked(since_s) => (Some(since_s), None),
+            Phase::Over(why, _) => (None, Some(why)),
         };
         Saved {
             uid: uid.0,
@@ -364,6 +366,7 @@ impl Entry {
             bound: self.bound.clone(),
             end_s: self.end_s,
             told: self.told,
+            asked_s,
             over,
         }
     }

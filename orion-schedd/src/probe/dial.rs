@@ -10,8 +10,7 @@ use russh::client::{AuthResult, Config, Handle, Handler};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, compression, kex};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::ansible::plain_key;
 use crate::pool_keys::{PoolKey, PoolKeys};
@@ -114,15 +113,11 @@ impl Dialler {
             pinned,
             met: Arc::clone(&met),
         };
-        let place = (host.as_str(), address.port);
-        let started = Instant::now();
-        let stream = match timeout(self.timeout, TcpStream::connect(place)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Dial::NoAnswer(error.to_string()),
-            Err(_) => return Dial::NoAnswer(self.nothing_within()),
-        };
-        let left = self.timeout.saturating_sub(started.elapsed());
-        let login = timeout(left, self.login(stream, config, handler)).await;
+        let login = timeout(
+            self.timeout,
+            self.login((host.as_str(), address.port), config, handler),
+        )
+        .await;
         match (login, met.get()) {
             (
                 _,
@@ -144,25 +139,22 @@ impl Dialler {
             (Err(_), Some(_)) => {
                 Dial::Refused(format!("no login within {} s", self.timeout.as_secs()))
             }
-            // It took the connection and closed it: sshd that is too busy, or that penalises us.
-            (Ok(Err(error)), None) => Dial::Refused(error.to_string()),
-            (Err(_), None) => Dial::NoAnswer(self.nothing_within()),
+            (Ok(Err(error)), None) => Dial::NoAnswer(error.to_string()),
+            (Err(_), None) => {
+                Dial::NoAnswer(format!("nothing within {} s", self.timeout.as_secs()))
+            }
         }
-    }
-
-    fn nothing_within(&self) -> String {
-        format!("nothing within {} s", self.timeout.as_secs())
     }
 
     /// The public half of the key that was let in.
     async fn login(
         &self,
-        stream: TcpStream,
+        place: (&str, u16),
         config: Config,
         handler: Check,
     ) -> Result<Option<String>, russh::Error> {
         let mut session: Handle<Check> =
-            russh::client::connect_stream(Arc::new(config), stream, handler).await?;
+            russh::client::connect(Arc::new(config), place, handler).await?;
         let mut used = None;
         for (key, public) in &self.keys {
             let login = session
@@ -379,27 +371,6 @@ mod tests {
         let met = dialler_with(Workers::new(0).pool_key())
             .dial(&address(&workers[0]), &[workers[0].host_key().to_owned()])
             .await;
-        assert!(matches!(met, Dial::Refused(_)), "{met:?}");
-    }
-
-    #[tokio::test]
-    async fn who_takes_a_connection_and_closes_it_is_there() {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                drop(stream);
-            }
-        });
-        let workers = Workers::new(1);
-        let busy = Address {
-            host: orion_testkit::HOST.to_owned(),
-            port,
-        };
-        let pinned = [workers[0].host_key().to_owned()];
-        let met = dialler(&workers).dial(&busy, &pinned).await;
         assert!(matches!(met, Dial::Refused(_)), "{met:?}");
     }
 
