@@ -241,7 +241,7 @@ pub struct RegisterRequest {
 /// An address for the control plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
-    /// An IP address, or a name that `registration.contact_names` lists.
+    /// An IP address, or a name that `addresses.names` lists.
     pub host: String,
     /// TCP port.
     pub port: u16,
