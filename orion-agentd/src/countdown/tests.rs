@@ -31,7 +31,7 @@ fn counting(seconds: f64) -> Countdowns {
     countdowns
 }
 
-fn reply(accounts: &[(u32, u64, f64)], end: &[u32]) -> BeatReply {
+pub(crate) fn reply(accounts: &[(u32, u64, f64)], end: &[u32]) -> BeatReply {
     let accounts = accounts.iter().map(|&(uid, epoch, ends_in_s)| Countdown {
         uid: Uid(uid),
         epoch,

@@ -1,6 +1,6 @@
 use super::*;
+use crate::countdown::tests::reply;
 use crate::lock::Ending;
-use orion_core::api::{Countdown, Trust};
 use serde_json::json;
 use std::collections::VecDeque;
 
@@ -128,20 +128,6 @@ impl Drop for Bed {
 /// Now, because records are files that were written now.
 fn wall() -> f64 {
     crate::clock::wall_seconds(SystemTime::now())
-}
-
-fn reply(accounts: &[(u32, u64, f64)], end: &[u32]) -> BeatReply {
-    let accounts = accounts.iter().map(|&(uid, epoch, ends_in_s)| Countdown {
-        uid: Uid(uid),
-        epoch,
-        ends_in_s,
-    });
-    BeatReply {
-        next_beat_s: 5,
-        accounts: accounts.collect(),
-        end: end.iter().copied().map(Uid).collect(),
-        trust: Trust::default(),
-    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 mod admin;
 mod bad_input;
 mod documented;
+mod hostile;
 mod idempotency;
 mod limits;
 mod outage;

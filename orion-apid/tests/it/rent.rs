@@ -346,7 +346,6 @@ async fn apid_killed_in_the_middle_of_a_rent_leaves_nothing_behind() {
     // schedd's reconciliation is what undoes it.
     let store = plane.store();
     wait_until_async("the request is undone", PATIENCE, || async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
         let done = store.reconcile().await.expect("the database");
         let state = plane.database.sql_one("SELECT state FROM requests");
         if state == "undone" {

@@ -1,0 +1,129 @@
+//! What a probe, or a beat in its place, makes of a node.
+
+mod support;
+
+use orion_store::*;
+use support::{Bed, host_key};
+
+fn no_answer() -> ProbeResult {
+    ProbeResult::NoAnswer("timed out".to_owned())
+}
+
+#[tokio::test]
+async fn one_failed_probe_makes_suspect_and_one_login_alive() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    for result in [
+        no_answer(),
+        ProbeResult::WrongHostKey(host_key(9)),
+        ProbeResult::Refused("penalised".to_owned()),
+    ] {
+        bed.store.record_probe(nodes[0], &result).await.unwrap();
+        assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+        assert_eq!(
+            bed.rent(bed.alice, 1).await,
+            RentDecision::NoFreeNode { free: 0 }
+        );
+        bed.store
+            .record_probe(nodes[0], &ProbeResult::LoggedIn)
+            .await
+            .unwrap();
+        assert_eq!(bed.node_state(nodes[0]), "alive ready");
+    }
+}
+
+#[tokio::test]
+async fn dead_after_several_failures_over_a_while_and_inspected_when_it_comes_back() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    for second in [0, 1, 2, 3] {
+        bed.later(second)
+            .record_probe(nodes[0], &no_answer())
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        bed.node_state(nodes[0]),
+        "suspect ready",
+        "many failures in a moment are one"
+    );
+    bed.later(15)
+        .record_probe(nodes[0], &no_answer())
+        .await
+        .unwrap();
+    assert_eq!(bed.node_state(nodes[0]), "dead joining");
+    bed.later(16)
+        .record_probe(nodes[0], &ProbeResult::LoggedIn)
+        .await
+        .unwrap();
+    assert_eq!(bed.node_state(nodes[0]), "alive joining");
+    bed.check().await;
+}
+
+#[tokio::test]
+async fn who_refuses_a_login_or_shows_another_key_is_not_dead() {
+    for result in [
+        ProbeResult::Refused("no".to_owned()),
+        ProbeResult::WrongHostKey(host_key(9)),
+    ] {
+        let (bed, nodes) = Bed::with_nodes(1).await;
+        for second in [0, 30, 60, 90] {
+            bed.later(second)
+                .record_probe(nodes[0], &result)
+                .await
+                .unwrap();
+        }
+        assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_beats_is_not_dead() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    let beat = Beat {
+        node: nodes[0],
+        boot_id: "b".to_owned(),
+        agent: "0.1.0".to_owned(),
+        signed: None,
+        signing_key: None,
+    };
+    for second in [0, 15, 30, 45] {
+        bed.later(second)
+            .beat_many(std::slice::from_ref(&beat))
+            .await
+            .unwrap();
+        bed.later(second)
+            .record_probe(nodes[0], &no_answer())
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        bed.node_state(nodes[0]),
+        "suspect ready",
+        "silence on one channel only"
+    );
+    bed.later(66)
+        .record_probe(nodes[0], &no_answer())
+        .await
+        .unwrap();
+    assert_eq!(bed.node_state(nodes[0]), "dead joining");
+}
+
+#[tokio::test]
+async fn a_dead_node_keeps_its_rental_and_its_debt() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    let rental = bed.active(bed.alice, 1).await[0];
+    for second in [0, 10, 20] {
+        bed.later(second)
+            .record_probe(nodes[0], &no_answer())
+            .await
+            .unwrap();
+    }
+    assert_eq!(bed.node_state(nodes[0]), "dead leased");
+    assert_eq!(bed.rental_state(rental), "active");
+    bed.store.release(Scope::All, rental).await.unwrap();
+    assert_eq!(
+        bed.rental_state(rental),
+        "ending",
+        "a dead node comes back dirty"
+    );
+    bed.check().await;
+}
