@@ -75,6 +75,7 @@ fn read_one(path: &Path) -> Option<ReportedAccount> {
         uid: Uid(record.uid),
         epoch: record.epoch,
         state: record.state,
+        locked: false,
     })
 }
 

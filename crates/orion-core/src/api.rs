@@ -302,6 +302,9 @@ pub struct ReportedAccount {
     pub epoch: u64,
     /// `present` or `gone`.
     pub state: AccountState,
+    /// The agent has locked it, because its time was over as far as the agent knew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub locked: bool,
 }
 
 /// Reply of `POST /api/workers/beat`.
