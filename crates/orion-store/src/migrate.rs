@@ -132,6 +132,7 @@ impl Store {
         if done.suspended.is_some() {
             return Ok(done);
         }
+        self.decide_deaths().await?;
         let lost = on(NodeStatus::Dead, RentalState::Active);
         for id in self.live_rentals(&lost, limit).await? {
             done.degraded += u64::from(self.degrade(id).await?);

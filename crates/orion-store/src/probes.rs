@@ -95,6 +95,26 @@ impl Store {
         .await
     }
 
+    /// Decides about the nodes that failed often enough: between two probes, too, a node can turn out to be dead.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub(crate) async fn decide_deaths(&self) -> Result<(), StoreError> {
+        let failing: Vec<u64> = bounded(async {
+            let sql = "SELECT id FROM nodes WHERE status = 'suspect' AND failed_checks >= ? AND forgotten_at IS NULL \
+                 ORDER BY failing_since, id";
+            Ok(self.conn().await?.exec(sql, (DEAD_AFTER_FAILURES,)).await?)
+        })
+        .await?;
+        for node in failing {
+            unit!(self, |tx| {
+                tx.decide_death(NodeId(node)).await?;
+                Finish::Commit(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Records what a dial of a node's contact address met.
     ///
     /// # Errors

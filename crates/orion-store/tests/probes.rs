@@ -108,6 +108,21 @@ async fn a_node_that_beats_is_not_dead() {
 }
 
 #[tokio::test]
+async fn a_node_turns_out_to_be_dead_between_two_probes_too() {
+    let (bed, nodes) = Bed::with_nodes(3).await;
+    let node = nodes[0];
+    let silence = ProbeResult::NoAnswer("timed out".to_owned());
+    for second in [0, 4, 8] {
+        let store = bed.later(second);
+        store.record_probe(node, &silence).await.unwrap();
+        store.migrate(10).await.unwrap();
+    }
+    assert!(bed.node_state(node).starts_with("suspect"), "within 10 s");
+    bed.later(11).migrate(10).await.unwrap();
+    assert!(bed.node_state(node).starts_with("dead"));
+}
+
+#[tokio::test]
 async fn a_dead_node_keeps_its_rental_and_its_debt() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     let rental = bed.active(bed.alice, 1).await[0];

@@ -1,6 +1,7 @@
 //! One SSH login, bounded in time.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use russh::client::{AuthResult, Config, Handle, Handler};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, compression, kex};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ansible::plain_key;
@@ -54,6 +56,10 @@ pub(crate) struct Dialler {
     user: String,
     timeout: Duration,
 }
+
+/// For a connection, in which a round trip is all there is to wait for: with it TCP's second and third attempt, after one
+/// and three seconds. A whole login has longer, but three nobodies in a row should not take a minute.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// The host key types that can be checked here, strongest habit first. RSA can't: a node with nothing else does not
 /// answer.
@@ -153,8 +159,11 @@ impl Dialler {
         config: Config,
         handler: Check,
     ) -> Result<Option<String>, russh::Error> {
+        let connecting = timeout(CONNECT, TcpStream::connect(place)).await;
+        let stream = connecting.map_err(|_| std::io::Error::from(ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
         let mut session: Handle<Check> =
-            russh::client::connect(Arc::new(config), place, handler).await?;
+            russh::client::connect_stream(Arc::new(config), stream, handler).await?;
         let mut used = None;
         for (key, public) in &self.keys {
             let login = session
@@ -194,7 +203,6 @@ impl Dialler {
                 compression: Cow::Borrowed(&[compression::NONE]),
                 ..Preferred::DEFAULT
             },
-            nodelay: true,
             ..Config::default()
         })
     }
