@@ -57,9 +57,9 @@ pub(crate) struct Dialler {
     timeout: Duration,
 }
 
-/// For a connection, in which a round trip is all there is to wait for: with it TCP's second and third attempt, after one
-/// and three seconds. A whole login has longer, but three nobodies in a row should not take a minute.
-const CONNECT: Duration = Duration::from_secs(5);
+/// For a connection, in which a round trip is all there is to wait for: time for TCP's second and third attempt, after one and
+/// three seconds, and less than from one look at a node to the next, so that three nobodies in a row are seen in three looks.
+const CONNECT: Duration = Duration::from_secs(4);
 
 /// The host key types that can be checked here, strongest habit first. RSA can't: a node with nothing else does not
 /// answer.
