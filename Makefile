@@ -54,6 +54,12 @@ test: ## Everything CI needs, each stage timed; some of it: make test STAGES="la
 	@.ci/need test
 	@.ci/stages $(STAGES)
 
+.PHONY: test-faults
+test-faults: ## Deaths, partitions, bad networks: an hour, in a lab of ten workers
+	@.ci/need test
+	@$(MAKE) --no-print-directory lab WORKERS=10
+	@tests/accept/see_move_end.sh faults
+
 .PHONY: bench
 bench: ## Rents against a hand-written playbook
 	@.ci/need bench
