@@ -7,6 +7,7 @@ archive's modification time is when its time is over: the agent removes it then.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
@@ -229,12 +230,12 @@ def open_home(job: Job) -> int | None:
 
 
 def keep(job: Job, home: int, path: str, deadline: Deadline) -> dict:
-    """Put the open directory `home` into the archive `path`, which appears whole or not at all; what came of it."""
+    """Put the open directory `home` into the archive `path`, and say what is in it. OSError when it can't be written."""
+    make_directory()
+    budget = room()
+    if budget < 2 * MARGIN_BYTES:
+        raise OSError(errno.ENOSPC, "no room for an archive")
     try:
-        make_directory()
-        budget = room()
-        if budget < 2 * MARGIN_BYTES:
-            return failed("there is no room for it")
         fd = os.open(path + UNFINISHED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:
             archive = Archive(file, budget, deadline)
@@ -245,15 +246,10 @@ def keep(job: Job, home: int, path: str, deadline: Deadline) -> dict:
             size = os.fstat(fd).st_size
         os.rename(path + UNFINISHED, path)
         state.sync_directory(HOMES_DIR)
-    except OSError as err:
+    except OSError:
         remove_unfinished()
-        return failed(os.strerror(err.errno or 0))
+        raise
     return {"path": path, "bytes": size, "files": archive.files, "truncated": archive.truncated}
-
-
-def failed(why: str) -> dict:
-    """What is said of an archive that could not be made."""
-    return {"path": None, "bytes": 0, "files": 0, "truncated": True, "error": why}
 
 
 def make_directory() -> None:

@@ -78,12 +78,15 @@ def keep_home(job: Job, record: state.Record) -> state.Record:
     try:
         path = path or archive.path_for(job)
         state.write(replace(record, kept_home={"path": path}))
-        record = replace(record, kept_home=archive.keep(job, home, path, Deadline(job.deadline.left() / 3)))
-        state.write(record)
+        kept = archive.keep(job, home, path, Deadline(job.deadline.left() / 3))
     except OSError as err:
-        return replace(record, kept_home=record.kept_home or archive.failed(os.strerror(err.errno or 0)))
+        # Not written down: on a full disk that would keep the account.
+        why = os.strerror(err.errno or 0)
+        return replace(record, kept_home={"path": None, "bytes": 0, "files": 0, "truncated": True, "error": why})
     finally:
         os.close(home)
+    record = replace(record, kept_home=kept)
+    state.write(record)
     return record
 
 

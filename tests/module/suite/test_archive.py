@@ -1,5 +1,6 @@
 """The archive of the home that op delete keeps."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,8 +12,8 @@ import unittest
 from unittest import mock
 
 from ansible.module_utils.orion import archive
-from ansible.module_utils.orion.job import Deadline
-from support import UNDER_SYSTEMD, WorkerTest, inspect, stand_in, write
+from ansible.module_utils.orion.job import Deadline, Job
+from support import UID_BASE, UNDER_SYSTEMD, WorkerTest, inspect, stand_in, write
 
 HOMES = "/var/lib/orion-node/homes"
 
@@ -160,6 +161,18 @@ class KeptHome(WorkerTest):
         os.unlink(HOMES)
 
     @unittest.skipUnless(UNDER_SYSTEMD, "needs the right to mount")
+    def test_a_full_disk_keeps_nobody(self):
+        account = self.account()
+        account.create()
+        os.makedirs(HOMES, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", HOMES], check=True)
+        self.addCleanup(subprocess.run, ["umount", HOMES], check=True)
+        subprocess.run(f"cat /dev/zero >{HOMES}/of-others", shell=True, check=False, stderr=subprocess.DEVNULL)
+        kept = self.deleted(account)
+        self.assertEqual((kept["path"], kept["error"]), (None, "No space left on device"))
+        self.assertEqual(os.listdir(HOMES), ["of-others"])
+
+    @unittest.skipUnless(UNDER_SYSTEMD, "needs the right to mount")
     def test_on_a_small_disk_half_of_what_is_free_is_used(self):
         account = self.account()
         account.create()
@@ -201,6 +214,22 @@ class Bounds(unittest.TestCase):
         made, found = self.filled(make, budget=3 << 20)
         self.assertEqual(list(found), ["home/b", "home/c"])
         self.assertEqual((made.files, made.truncated), (2, True))
+
+    def test_nothing_is_left_of_an_archive_that_can_not_be_finished_or_has_no_room(self):
+        job = Job(uid_base=UID_BASE, deadline=Deadline(60), uid=UID_BASE, name="home", keep_home_s=60)
+        home = os.open("/etc/skel", os.O_RDONLY | os.O_DIRECTORY)
+        self.addCleanup(os.close, home)
+        full = OSError(errno.ENOSPC, "full")
+        for fault in ({"os.fsync": mock.Mock(side_effect=full)}, {"room": lambda: archive.MARGIN_BYTES}):
+            with (
+                self.subTest(fault),
+                tempfile.TemporaryDirectory(dir="/var/tmp") as top,
+                mock.patch.object(archive, "HOMES_DIR", top),
+                mock.patch(f"{archive.__name__}.{next(iter(fault))}", next(iter(fault.values()))),
+            ):
+                with self.assertRaises(OSError) as raised:
+                    archive.keep(job, home, f"{top}/x.tar", Deadline(60))
+                self.assertEqual((raised.exception.errno, os.listdir(top)), (errno.ENOSPC, []))
 
     def test_endless_names_end(self):
         def make(home):

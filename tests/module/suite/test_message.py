@@ -11,14 +11,14 @@ from support import LIMIT_S, WorkerTest, hash_of, inspect, read, write
 PATH = "/etc/motd.d/orion"
 
 
-def greeting(name: str, password: str) -> str:
-    """What a terminal shows from the login over the real sshd until the session's end."""
+def greeting(name: str, password: str, *word: str) -> str:
+    """What a terminal shows from the login over the real sshd until the session's end, or of `word`."""
     options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "PubkeyAuthentication=no")
     argv = ["sshpass", "-e", "ssh", "-F", "none", *(part for o in options for part in ("-o", o))]
     outer, inner = pty.openpty()
     env = os.environ | {"SSHPASS": password, "TERM": "dumb"}
     shell = subprocess.Popen(
-        [*argv, "-tt", f"{name}@127.0.0.1"], env=env, stdin=subprocess.PIPE, stdout=inner, stderr=inner
+        [*argv, "-tt", f"{name}@127.0.0.1", *word], env=env, stdin=subprocess.PIPE, stdout=inner, stderr=inner
     )
     os.close(inner)
     shell.stdin.write(b"exit\n")
@@ -60,6 +60,12 @@ class Message(WorkerTest):
         said = greeting("other1", "pw")
         self.assertIn("Debian GNU/Linux", said)
         self.assertNotIn("rented through Orion", said)
+
+    def test_a_clients_terminal_belongs_to_it(self):
+        """orion-agentd tells those that do of the end."""
+        account = self.account()
+        account.create(password_hash=hash_of("pw"))
+        self.assertIn(f"{account.uid} /dev/pts/", greeting(account.name, "pw", "stat -c '%u %n' $(tty)"))
 
     def test_it_goes_with_its_account_and_with_no_other(self):
         account, other = self.account(), self.account()
