@@ -12,6 +12,7 @@ use orion_core::api::BeatReply;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
+use crate::notices;
 use crate::records::{Bound, Held};
 
 /// Seconds in which the control plane may answer that an account has more time, once its time is over.
@@ -55,6 +56,8 @@ struct Entry {
     /// A verified answer told this epoch's end; until then `end_s` is no more than the record's bound.
     told: bool,
     phase: Phase,
+    /// The [step](notices::step) that it was within when last looked at: the client was told, or was not there yet.
+    noticed: Option<u32>,
 }
 
 /// When a request was sent, and what was known then.
@@ -110,6 +113,8 @@ struct Saved {
     told: bool,
     asked_s: Option<f64>,
     over: Option<Why>,
+    #[serde(default)]
+    noticed: Option<u32>,
 }
 
 impl Countdowns {
@@ -146,6 +151,7 @@ impl Countdowns {
                 end_s,
                 told: saved.told,
                 phase,
+                noticed: saved.noticed,
             };
             countdowns.entries.insert(Uid(saved.uid), entry);
         }
@@ -205,8 +211,10 @@ impl Countdowns {
                         end_s: None,
                         told: false,
                         phase: Phase::Counting,
+                        noticed: None,
                     };
                     entry.follow(&held.bound, end_s, now);
+                    entry.noticed = entry.step(now);
                     self.entries.insert(*uid, entry);
                 }
             }
@@ -264,6 +272,13 @@ impl Countdowns {
         due
     }
 
+    /// The accounts whose clients are to be told now how much time is left (seconds): once at each step.
+    pub(crate) fn notices(&mut self, now: Now) -> Vec<(Uid, f64)> {
+        let entries = self.entries.iter_mut();
+        let due = entries.filter_map(|(uid, entry)| Some((*uid, entry.notice(now)?)));
+        due.collect()
+    }
+
     /// Seconds until [`Self::advance`] has something new; `None` while nothing counts.
     pub(crate) fn next_s(&self, now: Now) -> Option<f64> {
         let next = self.entries.values().filter_map(|entry| match entry.phase {
@@ -300,6 +315,8 @@ impl Entry {
         if !std::mem::replace(&mut self.told, true) {
             // The bound was made before the end was known, and may lie after it.
             self.end_s = None;
+            // An account that has just been made: nobody could be told of the steps that its end is within already.
+            self.noticed = self.noticed.or(notices::step(end_s - now.boot_s));
         }
         self.lengthen(end_s, now);
     }
@@ -342,6 +359,23 @@ impl Entry {
         false
     }
 
+    fn step(&self, now: Now) -> Option<u32> {
+        notices::step(self.end_s? - now.boot_s)
+    }
+
+    /// What is left (seconds), if a step was taken since the last look. An end that was moved away makes the steps that
+    /// lie ahead new again.
+    fn notice(&mut self, now: Now) -> Option<f64> {
+        let left_s = self.end_s? - now.boot_s;
+        if self.phase != Phase::Counting || left_s <= 0.0 {
+            return None;
+        }
+        let step = self.step(now);
+        let before = std::mem::replace(&mut self.noticed, step);
+        let is_nearer = step.is_some_and(|step| before.is_none_or(|before| step < before));
+        is_nearer.then_some(left_s)
+    }
+
     /// Whether `saved` says the same, but for an end that crept by less than is worth a write.
     fn is_about(&self, saved: &Self) -> bool {
         let moved = match (self.end_s, saved.end_s) {
@@ -350,8 +384,14 @@ impl Entry {
             (Some(_), None) | (None, Some(_)) => true,
         };
         !moved
-            && (self.epoch, &self.bound, self.told, self.phase)
-                == (saved.epoch, &saved.bound, saved.told, saved.phase)
+            && (self.epoch, &self.bound, self.told, self.phase, self.noticed)
+                == (
+                    saved.epoch,
+                    &saved.bound,
+                    saved.told,
+                    saved.phase,
+                    saved.noticed,
+                )
     }
 
     fn to_save(&self, uid: Uid) -> Saved {
@@ -368,6 +408,7 @@ impl Entry {
             told: self.told,
             asked_s,
             over,
+            noticed: self.noticed,
         }
     }
 }

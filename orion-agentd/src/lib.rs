@@ -5,7 +5,8 @@
 //! control plane in with.
 //!
 //! Beside the loop and independent of it, `warden` ends each account's access when its time is over, also while nobody
-//! answers: `countdown` knows how long each has, `lock` and `processes` act. Silence ends nothing before its time.
+//! answers: `countdown` knows how long each has, `notices` tells its client, `lock` and `processes` act. Silence ends
+//! nothing before its time. `homes` removes what the account module kept of accounts that are gone.
 
 mod client;
 mod clock;
@@ -15,10 +16,13 @@ mod countdown;
 mod failure;
 mod files;
 mod heartbeat;
+mod homes;
 mod identity;
 mod lock;
 mod login;
 mod machine;
+mod metrics;
+mod notices;
 mod pace;
 mod processes;
 mod records;
@@ -35,19 +39,21 @@ pub use client::Endpoint;
 pub use clock::{Clock, Now};
 pub use commands::main;
 pub use config::{Address, AgentSettings};
-pub use heartbeat::{Agent, Metrics};
+pub use heartbeat::Agent;
 pub use lock::{Access, Ended, Ending};
 pub use machine::Machine;
+pub use metrics::Metrics;
+pub use notices::Terminals;
 pub use pace::Pace;
 
 /// The agent holds nothing that must be drained; a request in progress is simply dropped.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Runs the agent until SIGTERM or SIGINT. It is ready as soon as its ops listener answers: a worker boots well also
-/// while the control plane is away.
+/// Runs the agent until SIGTERM or SIGINT. It is ready at once: a worker boots well also while the control plane is
+/// away, or somebody has the ops listener's port.
 ///
 /// # Errors
-/// When the endpoint or the join line is no good, the state can't be kept, or the ops listener can't be bound.
+/// When the endpoint or the join line is no good, or the state can't be kept.
 pub async fn run(settings: AgentSettings) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::registered(&mut registry);

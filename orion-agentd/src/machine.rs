@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, SystemClock};
 use crate::lock::{Access, Locksmith};
+use crate::notices::{PseudoTerminals, Terminals};
 
 /// The machine that the agent runs on.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct Machine {
     pub clock: Arc<dyn Clock>,
     /// What ends an account's access.
     pub access: Arc<dyn Access>,
+    /// Where clients are told of their end.
+    pub terminals: Arc<dyn Terminals>,
 }
 
 impl Default for Machine {
@@ -30,6 +33,7 @@ impl Default for Machine {
             gateways,
             clock: Arc::new(SystemClock),
             access: Arc::new(Locksmith::default()),
+            terminals: Arc::new(PseudoTerminals::default()),
         }
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! A loop of its own, so that nothing that the network does delays it: it looks at the records, lets the countdowns run,
 //! keeps them over restarts (`STATE_DIR/agent/countdowns`), has the control plane asked when one is at zero, and locks
-//! what is over until it is seen to be done. The agent's other loop tells it of verified answers.
+//! what is over until it is seen to be done. Before that it tells the client's terminals. The agent's other loop tells it
+//! of verified answers, and asks what was locked.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use orion_core::Uid;
-use orion_core::api::BeatReply;
+use orion_core::api::{BeatReply, ReportedAccount};
+use orion_core::{AccountState, Uid};
 use orion_daemon::Registry;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, watch};
@@ -19,6 +20,7 @@ use crate::clock::{Clock, Now};
 use crate::countdown::{Countdowns, Over, Sent, Why};
 use crate::lock::{Access, Ended};
 use crate::machine::Machine;
+use crate::notices::{self, Terminals};
 use crate::reserve::Reserve;
 use crate::{files, records};
 
@@ -62,6 +64,7 @@ pub(crate) struct Warden(Arc<Inner>);
 struct Inner {
     clock: Arc<dyn Clock>,
     access: Arc<dyn Access>,
+    terminals: Arc<dyn Terminals>,
     state_dir: PathBuf,
     reserve: Reserve,
     metrics: Metrics,
@@ -90,6 +93,7 @@ impl Warden {
         Self(Arc::new(Inner {
             clock,
             access: Arc::clone(&machine.access),
+            terminals: Arc::clone(&machine.terminals),
             state_dir: state_dir.to_owned(),
             reserve: Reserve::new(&state_dir.join("agent/reserve")),
             metrics,
@@ -138,19 +142,40 @@ impl Warden {
         self.save(&mut book, now);
     }
 
+    /// The accounts that this worker knows of, and whether each was locked here: seen to be, in this epoch.
+    pub(crate) fn reported(&self) -> Vec<ReportedAccount> {
+        let mut accounts = records::read(&self.0.state_dir);
+        let book = self.book();
+        for account in &mut accounts {
+            let said = book.said.get(&(account.uid, account.epoch));
+            account.locked = account.state == AccountState::Present && said == Some(&None);
+        }
+        accounts
+    }
+
     /// One look at everything. Returns how long it may be until the next.
     pub(crate) async fn look(&self) -> Duration {
-        let due = {
+        let (due, notices) = {
             let now = self.0.clock.now();
             let mut book = self.book();
             self.read_records(&mut book, now);
             let due = book.countdowns.advance(now);
+            let notices = book.countdowns.notices(now);
             if due.over.is_empty() {
                 self.fill_reserve();
             }
             self.save(&mut book, now);
-            due
+            (due, notices)
         };
+        for (uid, left_s) in notices {
+            let terminals = self.0.terminals.tell(uid, &notices::text(left_s));
+            tracing::info!(
+                uid = uid.0,
+                left_s,
+                terminals,
+                "the client was told of its end"
+            );
+        }
         if due.ask {
             self.0.asks.send_replace(());
         }

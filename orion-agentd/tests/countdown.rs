@@ -172,3 +172,27 @@ async fn where_no_answer_can_be_verified_no_account_ends_by_itself() {
     answered(&mut plane).await;
     assert!(worker.locked().is_empty());
 }
+
+#[tokio::test]
+async fn a_client_is_told_and_a_locked_account_is_reported_as_such() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::joined("reportlocked", &plane);
+    worker.create(UID, 1, 3600.0);
+    let _agent = worker.start(&plane);
+    plane.expect(REGISTER).await;
+    let beat = plane.expect(BEAT).await;
+    assert!(beat["accounts"][0].get("locked").is_none());
+    worker.pass(3300.0);
+    let texts = |worker: &Worker| {
+        worker
+            .told()
+            .pop()
+            .map(|(uid, text)| (uid, text.contains("5 minutes")))
+    };
+    worker.until(texts, &Some((UID, true))).await;
+    worker.pass(300.0);
+    is_locked_in_time(&worker).await;
+    answered(&mut plane).await;
+    let beat = plane.expect(BEAT).await;
+    assert_eq!(beat["accounts"][0]["locked"], json!(true));
+}

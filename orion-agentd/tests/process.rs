@@ -142,48 +142,62 @@ impl Drop for Running {
     }
 }
 
-#[test]
-fn systemd_hears_ready_while_the_control_plane_is_away_and_stopping_on_sigterm() {
-    let directory = Directory::new("notify");
-    let socket_path = directory.0.join("notify");
-    let socket = UnixDatagram::bind(&socket_path).expect("bound");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("set");
-    let hear = |wanted: &str| {
+/// What a service manager hears of an agent.
+struct Manager(UnixDatagram, PathBuf);
+
+impl Manager {
+    fn new(directory: &Directory) -> Self {
+        let path = directory.0.join("notify");
+        let socket = UnixDatagram::bind(&path).expect("bound");
+        let patience = Some(Duration::from_secs(30));
+        socket.set_read_timeout(patience).expect("set");
+        Self(socket, path)
+    }
+
+    fn start(&self, directory: &Directory, environment: &[(&str, &str)]) -> Running {
+        let socket = ("NOTIFY_SOCKET", self.1.to_str().expect("text"));
+        let mut command = directory.agent(&[], &[NOBODY, socket]);
+        command.envs(environment.iter().copied());
+        Running(command.spawn().expect("started"))
+    }
+
+    fn hear(&self, wanted: &str) {
         let mut heard = String::new();
         while !heard.contains(wanted) {
             let mut message = [0; 4096];
-            let length = socket
-                .recv(&mut message)
-                .unwrap_or_else(|error| panic!("{error}: {heard}"));
+            let received = self.0.recv(&mut message);
+            let length = received.unwrap_or_else(|error| panic!("{error}: {heard}"));
             heard.push_str(&text(&message[..length]));
         }
-    };
-    let environment = [
-        NOBODY,
-        ("NOTIFY_SOCKET", socket_path.to_str().expect("text")),
-    ];
-    let mut agent = Running(directory.agent(&[], &environment).spawn().expect("started"));
-    hear("READY=1");
-    hear("STATUS=ready; not registered");
-    assert_eq!(agent.stop(), Some(0));
-    hear("STOPPING=1");
+    }
 }
 
 #[test]
-fn an_ops_address_that_is_taken_exits_1_and_says_so() {
+fn systemd_hears_ready_while_the_control_plane_is_away_and_stopping_on_sigterm() {
+    let directory = Directory::new("notify");
+    let manager = Manager::new(&directory);
+    let mut agent = manager.start(&directory, &[]);
+    manager.hear("READY=1");
+    manager.hear("STATUS=ready; not registered");
+    assert_eq!(agent.stop(), Some(0));
+    manager.hear("STOPPING=1");
+}
+
+#[test]
+fn an_ops_address_that_is_taken_keeps_the_agent_from_nothing_else() {
     let directory = Directory::new("taken");
+    let manager = Manager::new(&directory);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = taken.local_addr().expect("address").to_string();
-    let environment = [NOBODY, ("ORION_AGENTD__OPS__LISTEN", address.as_str())];
-    let output = directory.agent(&[], &environment).output().expect("ran");
-    assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(
-        said.contains(&format!("the ops listener can't listen on {address}")),
-        "{said}"
-    );
+    let mut agent = manager.start(&directory, &[("ORION_AGENTD__OPS__LISTEN", &address)]);
+    manager.hear("READY=1");
+    manager.hear("STATUS=ready; not registered");
+    assert_eq!(agent.stop(), Some(0));
+    let mut said = String::new();
+    let stderr = agent.0.stderr.as_mut().expect("piped");
+    std::io::Read::read_to_string(stderr, &mut said).expect("read");
+    let warning = format!("the ops listener can't listen on {address} yet");
+    assert_eq!(said.matches(&warning).count(), 1, "{said}");
 }
 
 fn line() -> JoinLine {

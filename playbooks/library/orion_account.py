@@ -35,6 +35,16 @@ options:
   ends_in_s:
     description: Seconds until the account must have ended, as an upper bound. Only for C(create).
     type: float
+  keep_home_s:
+    description:
+      - Seconds for which the home is kept, as an archive that root alone can read; 0 keeps nothing. Only for C(delete).
+      - A bounded part of a large home is kept, and none of it where it can't be written. The account goes in any case.
+    type: float
+    default: 0
+  moved:
+    description: Whether the rental had another machine before, which the login message then tells. Only for C(create).
+    type: bool
+    default: false
   limit_s:
     description: Seconds after which the module ends itself, one way or the other.
     type: float
@@ -99,6 +109,8 @@ def argument_spec() -> dict:
         "password_hash": {"type": "str", "default": "", "no_log": True},
         "epoch": {"type": "int", "default": 0},
         "ends_in_s": {"type": "float", "default": 0.0},
+        "keep_home_s": {"type": "float", "default": 0.0},
+        "moved": {"type": "bool", "default": False},
         "limit_s": {"type": "float", "default": 15.0},
     }
 
@@ -127,6 +139,8 @@ def run(params: dict) -> Verdict:
         password_hash=params["password_hash"],
         epoch=params["epoch"],
         ends_in_s=params["ends_in_s"],
+        keep_home_s=params["keep_home_s"],
+        moved=params["moved"],
     )
     try:
         try:

@@ -14,11 +14,14 @@ readonly here
 root=$(cd "$here/../.." && pwd)
 readonly root
 
-readonly SYSTEMD_RIGHTS=(
+SYSTEMD_RIGHTS=(
     --cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add LINUX_IMMUTABLE
     --security-opt seccomp=unconfined --security-opt apparmor=unconfined
     --cgroupns=private --tmpfs /run --tmpfs /run/lock --tmpfs /tmp:exec
+    # Docker's own file system may not know immutable files.
+    --volume /home
 )
+[ ! -c /dev/fuse ] || SYSTEMD_RIGHTS+=(--device /dev/fuse)
 
 out=$(mktemp -d)
 

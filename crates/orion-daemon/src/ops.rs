@@ -85,15 +85,54 @@ impl fmt::Debug for OpsPages {
     }
 }
 
-/// Binds and serves in the background until `stop`; returns the address that was bound.
+/// Between two tries to bind an address that is taken.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Binds and serves in the background until `stop`; returns the address that was bound, or is going to be: with
+/// `may_wait`, one that is taken is waited for in the background.
 pub(crate) async fn start(
     listen: SocketAddr,
+    may_wait: bool,
     pages: OpsPages,
     ready: Readiness,
     stop: CancellationToken,
 ) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(listen).await?;
-    let bound = listener.local_addr()?;
+    let error = match TcpListener::bind(listen).await {
+        Ok(listener) => {
+            let bound = listener.local_addr()?;
+            tokio::spawn(answer_all(listener, pages, ready, stop));
+            return Ok(bound);
+        }
+        Err(error) => error,
+    };
+    if !may_wait {
+        return Err(error);
+    }
+    tracing::warn!("the ops listener can't listen on {listen} yet: {error}; trying on");
+    tokio::spawn(async move {
+        if let Some(listener) = stop.run_until_cancelled(bound_when_free(listen)).await {
+            tracing::info!(%listen, "the ops listener listens now");
+            answer_all(listener, pages, ready, stop).await;
+        }
+    });
+    Ok(listen)
+}
+
+async fn bound_when_free(listen: SocketAddr) -> TcpListener {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        if let Ok(listener) = TcpListener::bind(listen).await {
+            return listener;
+        }
+    }
+}
+
+async fn answer_all(
+    listener: TcpListener,
+    pages: OpsPages,
+    ready: Readiness,
+    stop: CancellationToken,
+) {
     let pages = Arc::new(pages);
     let handler = move |request: Request<Incoming>, _peer: SocketAddr| {
         let (pages, ready) = (Arc::clone(&pages), ready.clone());
@@ -104,8 +143,7 @@ pub(crate) async fn start(
         drain: Duration::from_secs(1),
         ..Limits::default()
     };
-    tokio::spawn(serve(listener, handler, limits, stop));
-    Ok(bound)
+    serve(listener, handler, limits, stop).await;
 }
 
 async fn answer(

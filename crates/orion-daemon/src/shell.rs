@@ -45,7 +45,7 @@ impl Shell {
     /// what must be [ready](Readiness) before the daemon is; without any it is ready now.
     ///
     /// # Errors
-    /// When the listener's address can't be bound or signals can't be handled.
+    /// When the listener's address can't be bound (unless the settings let it [wait](Settings::OPS_MAY_WAIT)) or signals can't be handled.
     pub async fn start<S: Settings>(
         settings: &S,
         components: &[&str],
@@ -64,6 +64,7 @@ impl Shell {
         shell.arm_signals()?;
         let ops = ops::start(
             shell.ops,
+            S::OPS_MAY_WAIT,
             pages,
             shell.ready.clone(),
             shell.ops_stop.clone(),

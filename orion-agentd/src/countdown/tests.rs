@@ -360,3 +360,92 @@ fn a_damaged_file_is_none() {
         assert!(Countdowns::parse(text, BOOT.to_owned(), at(0.0)).is_none());
     }
 }
+
+/// The minutes of the notices that are due in each second from `first` on.
+fn told(countdowns: &mut Countdowns, seconds: std::ops::Range<u32>) -> Vec<(u32, u32)> {
+    let mut told = Vec::new();
+    for second in seconds {
+        let now = at(f64::from(second));
+        countdowns.advance(now);
+        let due = countdowns.notices(now);
+        told.extend(
+            due.iter()
+                .map(|(_, left_s)| (second, (left_s / 60.0).ceil() as u32)),
+        );
+    }
+    told
+}
+
+#[test]
+fn a_client_is_told_fifteen_five_and_one_minute_before_its_end_once_each() {
+    let mut countdowns = counting(3600.0);
+    let wanted = [(2700, 15), (3300, 5), (3540, 1)];
+    assert_eq!(told(&mut countdowns, 0..3700), wanted);
+}
+
+#[test]
+fn a_rental_shorter_than_a_step_is_told_of_the_later_ones_alone() {
+    for (seconds, wanted) in [
+        (600.0, vec![(300, 5), (540, 1)]),
+        (300.0, vec![(240, 1)]),
+        (30.0, vec![]),
+    ] {
+        let mut countdowns = counting(seconds);
+        assert_eq!(told(&mut countdowns, 0..700), wanted, "{seconds}");
+    }
+    // The bound that create left lies beyond the step, the end itself does not.
+    let mut countdowns = counting(960.0);
+    hear(
+        &mut countdowns,
+        at(5.0),
+        &reply(&[(UID, 2, 895.0)], &[]),
+        at(5.0),
+    );
+    assert_eq!(told(&mut countdowns, 6..700), [(600, 5)]);
+}
+
+#[test]
+fn an_extension_makes_the_steps_that_lie_ahead_new_again() {
+    let mut countdowns = counting(3600.0);
+    assert_eq!(told(&mut countdowns, 0..3400), [(2700, 15), (3300, 5)]);
+    // 200 s were left; now 500 are.
+    hear(
+        &mut countdowns,
+        at(3400.0),
+        &reply(&[(UID, 2, 500.0)], &[]),
+        at(3400.0),
+    );
+    assert_eq!(told(&mut countdowns, 3400..3850), [(3600, 5), (3840, 1)]);
+    hear(
+        &mut countdowns,
+        at(3850.0),
+        &reply(&[(UID, 2, 1000.0)], &[]),
+        at(3850.0),
+    );
+    let wanted = [(3950, 15), (4550, 5), (4790, 1)];
+    assert_eq!(told(&mut countdowns, 3850..5000), wanted);
+}
+
+#[test]
+fn a_step_that_was_slept_through_is_told_late_with_what_is_left() {
+    let mut countdowns = counting(3600.0);
+    assert_eq!(told(&mut countdowns, 0..10), []);
+    assert_eq!(told(&mut countdowns, 3420..3500), [(3420, 3)]);
+    assert_eq!(told(&mut countdowns, 3601..3602), []);
+}
+
+#[test]
+fn a_restart_tells_nobody_twice() {
+    let mut countdowns = counting(3600.0);
+    assert_eq!(told(&mut countdowns, 0..2701), [(2700, 15)]);
+    assert!(countdowns.needs_saving(at(2700.0)));
+    let mut countdowns = restarted(&countdowns, at(2700.0), BOOT, at(2710.0));
+    assert_eq!(told(&mut countdowns, 2710..3400), [(3300, 5)]);
+}
+
+#[test]
+fn an_account_that_is_over_is_told_nothing() {
+    let mut countdowns = counting(3600.0);
+    hear(&mut countdowns, at(0.0), &reply(&[], &[UID]), at(0.0));
+    assert_eq!(told(&mut countdowns, 0..3700), []);
+}

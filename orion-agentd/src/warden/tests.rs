@@ -43,11 +43,23 @@ impl Access for Door {
     }
 }
 
-/// A worker with records, clocks and a door.
+/// Keeps what terminals are told.
+#[derive(Debug, Default)]
+struct Paper(Mutex<Vec<(u32, String)>>);
+
+impl Terminals for Paper {
+    fn tell(&self, uid: Uid, text: &str) -> usize {
+        self.0.lock().expect("lock").push((uid.0, text.to_owned()));
+        1
+    }
+}
+
+/// A worker with records, clocks, a door and terminals.
 struct Bed {
     path: PathBuf,
     clocks: Arc<Clocks>,
     door: Arc<Door>,
+    paper: Arc<Paper>,
     metrics: Metrics,
 }
 
@@ -74,6 +86,7 @@ impl Bed {
             path,
             clocks: Arc::new(Clocks(Mutex::new((now, "boot-a")))),
             door: Arc::new(door),
+            paper: Arc::default(),
             metrics: Metrics::default(),
         }
     }
@@ -83,6 +96,7 @@ impl Bed {
         let machine = Machine {
             clock: Arc::clone(&self.clocks) as Arc<dyn Clock>,
             access: Arc::clone(&self.door) as Arc<dyn Access>,
+            terminals: Arc::clone(&self.paper) as Arc<dyn Terminals>,
             ..Machine::default()
         };
         Warden::new(&self.path, &machine, self.metrics.clone())
@@ -112,6 +126,10 @@ impl Bed {
         let new = path.with_extension("json.new");
         std::fs::write(&new, record.to_string()).expect("written");
         std::fs::rename(new, path).expect("renamed");
+    }
+
+    fn told(&self) -> Vec<(u32, String)> {
+        std::mem::take(&mut *self.paper.0.lock().expect("lock"))
     }
 
     fn ended(&self) -> Vec<u32> {
@@ -382,4 +400,75 @@ async fn records_that_can_not_be_read_stop_no_countdown() {
     bed.pass(5.0);
     warden.look().await;
     assert_eq!(bed.ended(), [UID]);
+}
+
+#[tokio::test]
+async fn a_client_is_told_of_its_end_and_not_again_after_a_restart() {
+    let bed = Bed::new("told");
+    bed.create(UID, 1, 3600.0);
+    let warden = bed.warden();
+    warden.look().await;
+    assert!(bed.told().is_empty());
+    bed.pass(2700.0);
+    warden.look().await;
+    let told = bed.told();
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].0 == UID && told[0].1.contains("in 15 minutes"),
+        "{told:?}"
+    );
+    drop(warden);
+    let warden = bed.warden();
+    warden.look().await;
+    assert!(bed.told().is_empty());
+    bed.pass(600.0);
+    warden.look().await;
+    assert!(bed.told()[0].1.contains("in 5 minutes"));
+}
+
+#[tokio::test]
+async fn an_account_is_reported_locked_once_it_was_seen_to_be_and_no_more_when_made_anew() {
+    let bed = Bed::new("reported");
+    bed.create(UID, 1, 60.0);
+    bed.create(UID + 1, 1, 3600.0);
+    bed.record(&json!({"uid": UID + 2, "epoch": 1, "state": "gone", "ends_at_wall": 0}));
+    bed.door
+        .script
+        .lock()
+        .expect("lock")
+        .push_front(Err("x".to_owned()));
+    let warden = bed.warden();
+    let locked = |warden: &Warden| {
+        let accounts = warden.reported();
+        assert_eq!(accounts.len(), 3);
+        let locked = accounts.iter().filter(|account| account.locked);
+        locked
+            .map(|account| (account.uid.0, account.epoch))
+            .collect::<Vec<_>>()
+    };
+    warden.look().await;
+    bed.pass(60.0);
+    warden.look().await;
+    assert!(locked(&warden).is_empty());
+    warden.0.reserve.release();
+    bed.pass(5.0);
+    warden.look().await;
+    assert!(locked(&warden).is_empty(), "it can't be locked yet");
+    warden.look().await;
+    assert_eq!(locked(&warden), [(UID, 1)]);
+    drop(warden);
+    let warden = bed.warden();
+    warden.look().await;
+    assert_eq!(locked(&warden), [(UID, 1)], "also after a restart");
+    bed.ended();
+    bed.create(UID, 2, 3600.0);
+    for _ in 0..3 {
+        warden.look().await;
+        assert!(locked(&warden).is_empty());
+        bed.pass(60.0);
+    }
+    assert!(
+        bed.ended().is_empty(),
+        "the new epoch has a time of its own"
+    );
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use orion_agentd::{
-    Access, Agent, AgentSettings, Clock, Ended, Ending, Machine, Metrics, Now, Pace,
+    Access, Agent, AgentSettings, Clock, Ended, Ending, Machine, Metrics, Now, Pace, Terminals,
 };
 use orion_core::{JoinLine, Uid};
 use orion_daemon::{Readiness, Registry};
@@ -43,6 +43,8 @@ pub(crate) struct Stage {
     passed_s: Mutex<f64>,
     wall_s: f64,
     locked: Mutex<BTreeSet<u32>>,
+    /// What terminals were told.
+    told: Mutex<Vec<(u32, String)>>,
 }
 
 impl Clock for Stage {
@@ -67,6 +69,14 @@ impl Access for Stage {
     }
 }
 
+impl Terminals for Stage {
+    fn tell(&self, uid: Uid, text: &str) -> usize {
+        let mut told = self.told.lock().expect("lock");
+        told.push((uid.0, text.to_owned()));
+        1
+    }
+}
+
 const BOOT_ID: &str = "00000000-0000-4000-8000-000000000001";
 
 impl Worker {
@@ -79,6 +89,7 @@ impl Worker {
             passed_s: Mutex::new(0.0),
             wall_s: wall.expect("after 1970").as_secs_f64(),
             locked: Mutex::default(),
+            told: Mutex::default(),
         };
         let worker = Self(path, Arc::new(stage));
         worker.write_host_key(1);
@@ -177,6 +188,11 @@ impl Worker {
             .collect()
     }
 
+    /// What clients' terminals were told since the last call.
+    pub(crate) fn told(&self) -> Vec<(u32, String)> {
+        std::mem::take(&mut *self.1.told.lock().expect("lock"))
+    }
+
     /// Whether an end was written down that is that many seconds after the test's beginning.
     pub(crate) fn has_countdown(&self, seconds: f64) -> bool {
         let text = std::fs::read_to_string(self.path("agent/countdowns")).unwrap_or_default();
@@ -212,6 +228,7 @@ impl Worker {
             gateways: Vec::new,
             clock: Arc::clone(&self.1) as Arc<dyn Clock>,
             access: Arc::clone(&self.1) as Arc<dyn Access>,
+            terminals: Arc::clone(&self.1) as Arc<dyn Terminals>,
         }
     }
 

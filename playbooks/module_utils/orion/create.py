@@ -7,7 +7,7 @@ import pwd
 import shutil
 import stat
 
-from . import sshd, state, tables
+from . import message, sshd, state, tables
 from .job import Job, Verdict
 
 SHELL = "/bin/bash"
@@ -27,6 +27,7 @@ def create(job: Job) -> Verdict:
         ensure_home(job)
         ensure_password(job)
         verify(job)
+        told = message.write(job)
     return Verdict(
         "present",
         f"account {job.name} (uid {job.uid}) is there and its password works",
@@ -34,6 +35,7 @@ def create(job: Job) -> Verdict:
         epoch=job.epoch,
         home=home_of(job),
         ends_at_wall=record.ends_at_wall,
+        login_message=told,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 
-from . import files, processes, state, tables
-from .job import TOOL_ENV, Deadline, Expired, Job, Verdict
+from . import archive, files, message, mounts, processes, state, tables
+from .job import TOOL_ENV, Deadline, Expired, Job, Verdict, shown
 
 LINGER_DIR = "/var/lib/systemd/linger"
 REPORT_S = 1.0
@@ -17,13 +18,18 @@ def delete(job: Job) -> Verdict:
     """Lock, end every process, remove everything, look again. `gone` is what was seen, not what was done."""
     job.check(creating=False)
     with state.locked(job):
-        refuse_stale(job)
-        state.write(state.record_for(job, "present", None))
+        record = ending_record(job)
+        state.write(record)
         lock_accounts(job)
         remove_linger(job)
         working = Deadline(job.deadline.left() - REPORT_S)
         end_processes(job, working)
+        unmounted, mounted = mounts.detach_all(job.uid, own_names(job), working)
+        record = keep_home(job, record)
         broom = files.Broom(job.uid, working)
+        for point, why in mounted:
+            broom.keep(point, f"something is mounted there: {why}")
+        message.remove(job)
         remove_files(job, broom)
         if not broom.kept:
             remove_accounts(job)
@@ -31,25 +37,57 @@ def delete(job: Job) -> Verdict:
         if left:
             left = list(dict.fromkeys(left))
             raise Verdict("not_gone", f"{len(left)} things are left, first {left[0]}", left=left[:20])
-        state.write(state.record_for(job, "gone", None))
-    return Verdict(
-        "gone",
-        f"nothing of {job.name} (uid {job.uid}) is left",
-        uid=job.uid,
-        epoch=job.epoch,
-        removed_files=broom.removed,
-    )
+        state.write(replace(record, state="gone"))
+    evidence: dict[str, object] = {"uid": job.uid, "epoch": job.epoch, "removed_files": broom.removed}
+    if unmounted:
+        evidence["unmounted"] = [shown(point) for point in unmounted[:20]]
+    if record.kept_home:
+        evidence["kept_home"] = record.kept_home
+    return Verdict("gone", f"nothing of {job.name} (uid {job.uid}) is left", **evidence)
 
 
-def refuse_stale(job: Job) -> None:
-    """Verdict `stale_epoch` when the worker has seen a newer epoch. A damaged record counts as none."""
+def ending_record(job: Job) -> state.Record:
+    """The record to write; Verdict `stale_epoch` when the worker has seen a newer epoch. A damaged one counts as none."""
+    new = state.record_for(job, "present", None)
     try:
         old = state.read(job.uid)
     except ValueError:
-        return
+        return new
     if old is not None and job.epoch < old.epoch:
         words = "is gone" if old.state == "gone" else "is there"
         raise Verdict("stale_epoch", f"at epoch {old.epoch} the account {words}", epoch_seen=old.epoch)
+    # An earlier delete of the same account has kept its home, or was about to.
+    return replace(new, kept_home=old.kept_home) if old is not None else new
+
+
+def keep_home(job: Job, record: state.Record) -> state.Record:
+    """Put the home into an archive, once in an account's life: a delete that is repeated finds less of it.
+
+    Whatever comes of it, the account goes.
+    """
+    path = (record.kept_home or {}).get("path")
+    if path is not None and os.path.lexists(path):
+        if "files" in record.kept_home:
+            return record
+        # Made by a job that was killed before it could say what is in it.
+        return replace(record, kept_home={"path": path, "bytes": os.lstat(path).st_size})
+    record = replace(record, kept_home=None)
+    home = archive.open_home(job) if job.keep_home_s > 0 else None
+    if home is None:
+        return record
+    try:
+        path = path or archive.path_for(job)
+        state.write(replace(record, kept_home={"path": path}))
+        kept = archive.keep(job, home, path, Deadline(job.deadline.left() / 3))
+    except OSError as err:
+        # Not written down: on a full disk that would keep the account.
+        why = os.strerror(err.errno or 0)
+        return replace(record, kept_home={"path": None, "bytes": 0, "files": 0, "truncated": True, "error": why})
+    finally:
+        os.close(home)
+    record = replace(record, kept_home=kept)
+    state.write(record)
+    return record
 
 
 def own_entries(job: Job) -> list[tables.Entry]:
@@ -194,6 +232,9 @@ def leftovers(job: Job) -> list[str]:
             left.append(f"shadow entry {name}")
         if os.path.lexists(f"{LINGER_DIR}/{name}"):
             left.append(f"{LINGER_DIR}/{name}")
+    left += [f"{shown(mount.point)}: mounted" for mount in mounts.of_account(job.uid, own_names(job))]
+    if message.left(job):
+        left.append(message.PATH)
     try:
         for paths, deep in ((files.SPOOLS, False), (files.SHARED, True)):
             left += files.owned(paths, lambda uid: uid == job.uid, job.deadline, deep, 20)

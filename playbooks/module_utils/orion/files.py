@@ -112,7 +112,8 @@ class Broom:
             if mount_id(fd) != mount_id(parent):
                 self.keep(full, "something is mounted there")
                 return False
-            for inner, _ in entries(fd, self.deadline):
+            self.deadline.check()
+            for inner in os.listdir(fd):
                 self._remove(fd, inner, full, top, depth + 1)
         finally:
             os.close(fd)
@@ -131,7 +132,8 @@ def entries(fd: int, deadline: Deadline) -> Iterator[tuple[str, os.stat_result]]
     for name in os.listdir(fd):
         try:
             info = os.lstat(name, dir_fd=fd)
-        except FileNotFoundError:
+        except OSError:
+            # Gone, or where somebody's dead FUSE mount is: an account's own mounts are looked for by themselves.
             continue
         yield name, info
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from . import files, processes, sshd, state, tables
+from . import files, message, processes, sshd, state, tables
 from .job import Job, Verdict
 
 LIMIT = 20
@@ -21,6 +21,7 @@ def inspect(job: Job) -> Verdict:
     paths = files.owned(files.SPOOLS + files.SHARED, job.manages, job.deadline, False, LIMIT)
     paths += [path for path in runtime_dirs(job) if path not in paths]
     paths += lingering(accounts)
+    paths += [message.PATH] if os.path.lexists(message.PATH) else []
     uids = [account["uid"] for account in accounts] + [record.uid for record in records]
     uids += [uid for _, uid in running]
     evidence = {

@@ -65,6 +65,8 @@ class Job:
     password_hash: str = field(default="", repr=False)
     epoch: int = 0
     ends_in_s: float = 0.0
+    keep_home_s: float = 0.0
+    moved: bool = False
     lock_fd: int = -1
     source: str | None = None
     """Where the control plane came from for this job, if that was noted."""
@@ -82,6 +84,8 @@ class Job:
         if self.epoch < 1:
             raise Verdict("refused", "the epoch is below 1")
         if not creating:
+            if not math.isfinite(self.keep_home_s) or self.keep_home_s < 0:
+                raise Verdict("refused", "keep_home_s is not a number of seconds")
             return
         if not HASH.fullmatch(self.password_hash):
             raise Verdict("refused", "the password hash is not a sha512crypt one")

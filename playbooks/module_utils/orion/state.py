@@ -34,6 +34,8 @@ class Record:
     ends_at_boot: float
     """Seconds of CLOCK_BOOTTIME in the boot that `boot_id` names; an upper bound."""
     boot_id: str
+    kept_home: dict | None = None
+    """The archive of the home, or the plan to make it; of a record that says that the account is to go."""
 
 
 def boot_id() -> str:
@@ -63,6 +65,7 @@ def parsed(text: str) -> Record:
             ends_at_wall=float(raw.get("ends_at_wall") or 0),
             ends_at_boot=float(raw.get("ends_at_boot") or 0),
             boot_id=str(raw.get("boot_id") or ""),
+            kept_home=dict(raw["kept_home"]) if raw.get("kept_home") else None,
         )
     except (KeyError, TypeError) as err:
         raise ValueError(f"not a record: {err}") from err
@@ -105,7 +108,12 @@ def write(record: Record) -> None:
         file.flush()
         os.fsync(fd)
     os.rename(f"{path}.new", path)
-    directory = os.open(ACCOUNTS_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_directory(ACCOUNTS_DIR)
+
+
+def sync_directory(path: str) -> None:
+    """Make a rename in there durable."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:

@@ -20,6 +20,15 @@ STATE = "/var/lib/orion-node/accounts"
 UID_BASE = 1_000_000
 LIMIT_S = 60
 """Far above what a step needs, for a machine that does much else at the same time."""
+FORK_LOOP = """
+import os, resource, time
+resource.setrlimit(resource.RLIMIT_NPROC, (120, 120))
+while True:
+    try:
+        os.fork()
+    except OSError:
+        time.sleep(0.001)
+"""
 UNDER_SYSTEMD = os.environ.get("ORION_TEST_KIND") == "systemd"
 
 numbers = itertools.count(int(os.environ.get("ORION_TEST_FIRST", "2")))

@@ -6,7 +6,7 @@ import stat
 import subprocess
 import time
 
-from support import HASH, UID_BASE, WorkerTest, hash_of, kept, login, read, run, stand_in, write
+from support import HASH, UID_BASE, WorkerTest, hash_of, inspect, kept, login, read, run, stand_in, write
 
 
 class Create(WorkerTest):
@@ -70,6 +70,18 @@ class Create(WorkerTest):
         self.assert_outcome(account.create(epoch=2, password_hash=hash_of("second")), "present")
         self.assertNotEqual(login(account.name, "first").returncode, 0)
         self.assertEqual(login(account.name, "second").stdout, "let-in\n")
+
+    def test_an_account_that_the_agent_locked_is_open_again_at_a_higher_epoch(self):
+        account = self.account()
+        password_hash = hash_of("pw")
+        account.create(password_hash=password_hash)
+        # As orion-agentd does it.
+        subprocess.run(["usermod", "--lock", "--expiredate", "1", account.name], check=True)
+        self.assertNotEqual(login(account.name, "pw").returncode, 0)
+        self.assert_outcome(inspect(), "dirty", '"locked": true')
+        self.assert_outcome(account.create(epoch=2, password_hash=password_hash), "present")
+        self.assertEqual(login(account.name, "pw").stdout, "let-in\n")
+        self.assertGreater(account.record()["ends_at_wall"], time.time())
 
     def test_any_password_logs_in_over_sshd(self):
         for password in ("pass", 'it\'s "quoted"', "$HOME `id` $6$x", "{{ 7*7 }} {% x %}", "pässwörd €😀", " a  b\\n "):

@@ -7,17 +7,8 @@ import threading
 import time
 import unittest
 
-from support import UNDER_SYSTEMD, WorkerTest, hash_of, login, read, wait_until, write
+from support import FORK_LOOP, UNDER_SYSTEMD, WorkerTest, hash_of, login, read, wait_until, write
 
-FORK_LOOP = """
-import os, resource, time
-resource.setrlimit(resource.RLIMIT_NPROC, (120, 120))
-while True:
-    try:
-        os.fork()
-    except OSError:
-        time.sleep(0.001)
-"""
 THREAD_STAYS = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(1000,)).start()
@@ -201,50 +192,6 @@ class Delete(WorkerTest):
 
 
 class NotGone(WorkerTest):
-    @unittest.skipUnless(UNDER_SYSTEMD, "needs the right to mount")
-    def test_what_is_mounted_below_the_home_is_named_and_left_alone(self):
-        account = self.account()
-        account.create()
-        point = f"{account.home}/disk"
-        precious = "/var/lib/precious"
-        os.makedirs(precious, exist_ok=True)
-        note = write(f"{precious}/note", "stays", account.uid)
-        # tmpfs is another device; the bind mount of a directory beside it is the same one.
-        for source in (["-t", "tmpfs", "tmpfs"], ["--bind", precious]):
-            with self.subTest(source):
-                os.makedirs(point, exist_ok=True)
-                subprocess.run(["mount", *source, point], check=True)
-                try:
-                    write(f"{point}/inside", "stays", account.uid)
-                    self.assert_outcome(account.delete(), "not_gone", point)
-                    self.assertEqual(read(f"{point}/inside"), "stays")
-                    self.assertEqual(account.record()["state"], "present")
-                    self.assertEqual(account.record()["ends_at_wall"], 0)
-                finally:
-                    subprocess.run(["umount", point], check=True)
-        self.assertEqual(read(note), "stays")
-        self.assert_outcome(account.delete(), "gone")
-        os.unlink(note)
-        os.unlink(f"{precious}/inside")
-        self.assert_gone(account)
-
-    @unittest.skipUnless(UNDER_SYSTEMD, "needs the right to make files immutable")
-    def test_an_immutable_file_is_named_and_the_account_stays_locked(self):
-        account = self.account()
-        account.create(password_hash=hash_of("pw"))
-        stuck = write(f"{account.home}/stuck", "x", account.uid)
-        if subprocess.run(["chattr", "+i", stuck], check=False, capture_output=True).returncode != 0:
-            stuck = write(f"/tmp/stuck-{account.name}", "x", account.uid)
-            if subprocess.run(["chattr", "+i", stuck], check=False, capture_output=True).returncode != 0:
-                self.skipTest("no file system here has immutable files")
-        try:
-            self.assert_outcome(account.delete(), "not_gone", stuck)
-            self.assertNotEqual(login(account.name, "pw").returncode, 0)
-        finally:
-            subprocess.run(["chattr", "-i", stuck], check=True)
-        self.assert_outcome(account.delete(), "gone")
-        self.assert_gone(account)
-
     def test_a_home_elsewhere_is_not_removed(self):
         account = self.account()
         account.create()

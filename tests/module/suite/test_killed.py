@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import tarfile
 import unittest
 
 from support import MODULE, UNDER_SYSTEMD, WorkerTest, write
@@ -61,9 +62,13 @@ class Killed(WorkerTest):
                 account.create()
                 process = account.start("sleep", "1000")
                 write(f"/tmp/of-{account.name}", "x", account.uid)
-                self.went_on = run_killed(account.arguments("delete", 2), act, mode)
+                write(f"{account.home}/note", "mine", account.uid)
+                self.went_on = run_killed(account.arguments("delete", 2, keep_home_s=60), act, mode)
                 if account.record()["epoch"] == 2:
                     self.assert_outcome(account.create(epoch=1), "stale_epoch")
-                self.assert_outcome(account.delete(), "gone")
+                result = account.delete(epoch=3, keep_home_s=60)
+                self.assert_outcome(result, "gone")
                 self.assert_gone(account)
                 self.assertEqual(process.wait(5), -9)
+                with tarfile.open(result["evidence"]["kept_home"]["path"]) as tar:
+                    self.assertIn(f"{account.name}/note", tar.getnames())

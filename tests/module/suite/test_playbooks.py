@@ -99,6 +99,15 @@ class Playbooks(WorkerTest):
         _, event, _ = play.run("health_check.yml", {"uid_base": UID_BASE, "limit_s": LIMIT_S})
         self.assertEqual((event["event"], event["outcome"]), ("ok", "clean"))
 
+    def test_what_is_asked_beside_the_account_reaches_the_module(self):
+        play, account = Play(self), self.account()
+        for moved in (True, False):
+            play.run("create_user.yml", account.arguments("create", 1, moved=moved))
+            self.assertEqual("former machine" in read("/etc/motd.d/orion"), moved)
+        _, event, _ = play.run("delete_user.yml", account.arguments("delete", 2, keep_home_s=60))
+        self.assertEqual((event["event"], event["outcome"]), ("ok", "gone"))
+        os.unlink(event["evidence"]["kept_home"]["path"])
+
     def test_a_failure_keeps_its_outcome_detail_and_evidence(self):
         play, account = Play(self), self.account()
         play.run("delete_user.yml", account.arguments("delete", 2))

@@ -44,6 +44,9 @@ pub trait Settings: Serialize + DeserializeOwned + Default + Clone {
     /// Further environment variables, each with the dotted key it sets. `ORION_NAME__…` wins over them.
     const ENV_ALIASES: &'static [(&'static str, &'static str)] = &[];
 
+    /// Whether the daemon starts although its ops listener's address is taken, and listens there as soon as it is free.
+    const OPS_MAY_WAIT: bool = false;
+
     /// Rules that a type can't express: ranges, and what two keys mean together. Report all of them.
     fn check(&self, faults: &mut Faults);
 

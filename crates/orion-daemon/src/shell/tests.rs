@@ -38,6 +38,26 @@ impl Settings for Sample {
     }
 }
 
+/// Settings of a daemon whose ops listener may wait for its address.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Patient(Sample);
+
+impl Settings for Patient {
+    const NAME: &'static str = Sample::NAME;
+    const OPS_MAY_WAIT: bool = true;
+
+    fn check(&self, _faults: &mut Faults) {}
+
+    fn log(&self) -> &LogSettings {
+        &self.0.log
+    }
+
+    fn ops(&self) -> &OpsSettings {
+        &self.0.ops
+    }
+}
+
 async fn start(components: &[&str], pages: OpsPages) -> Shell {
     Shell::start(&Sample::default(), components, pages)
         .await
@@ -166,4 +186,29 @@ async fn a_vital_task_may_end_once_the_daemon_stops() {
         Ok(())
     });
     shell.run(LONG, async { Ok(()) }).await.expect("a good end");
+}
+
+#[tokio::test]
+async fn an_ops_address_that_is_taken_is_an_error_unless_it_may_be_waited_for() {
+    let taken = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let listen = taken.local_addr().expect("address");
+    let sample = Sample {
+        ops: OpsSettings { listen },
+        ..Sample::default()
+    };
+    let error = Shell::start(&sample, &[], OpsPages::default()).await;
+    assert!(matches!(error, Err(ShellError::Listen(address, _)) if address == listen));
+    let shell = Shell::start(&Patient(sample), &[], OpsPages::default())
+        .await
+        .expect("started");
+    drop(taken);
+    let answers = async {
+        while TcpStream::connect(listen).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ask(listen, "GET /livez").await
+    };
+    let answer = tokio::time::timeout(LONG, answers).await.expect("in time");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(shell);
 }
