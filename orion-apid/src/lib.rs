@@ -3,6 +3,7 @@
 pub mod app;
 pub mod auth;
 pub mod beats;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod health;

@@ -59,7 +59,8 @@ pub async fn release(call: Call, principal: Principal) -> Result<Reply, Failure>
 /// `POST /api/extend/{rental_id}`.
 ///
 /// # Errors
-/// `not_found`; `wrong_state` from the end on; `invalid_value` where the total would exceed `rent.max_hours`.
+/// `not_found`; `wrong_state` from the end on; `invalid_value` where the total would exceed `rent.max_hours`;
+/// `clock_stepped`.
 pub async fn extend(call: Call, principal: Principal) -> Result<Reply, Failure> {
     let rental = call.path_id(RentalId)?;
     let rent = &call.app.settings.rent;
@@ -81,6 +82,7 @@ pub async fn extend(call: Call, principal: Principal) -> Result<Reply, Failure> 
             })
         }
         Extension::NotFound => Err(Failure::not_found("rental")),
+        Extension::ClockStepped => Err(Failure::clock_stepped()),
         Extension::WrongState(state) => {
             let detail =
                 format!("the rental is {state}; only active and degraded ones can be extended");

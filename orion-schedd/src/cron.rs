@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use orion_core::UtcTime;
 use serde::Serialize;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_cron_scheduler::JobScheduler;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,10 @@ use crate::metrics::Metrics;
 const LIMIT: Duration = Duration::from_secs(60);
 /// More ticks than that waiting means that nothing moves anyway.
 const WAITING: usize = 32;
+
+/// How often this machine's own clock is looked at, and what is a step of it.
+const LOOK: Duration = Duration::from_secs(1);
+const OWN_STEP: Duration = Duration::from_secs(2);
 
 /// Whether the scheduler takes it as a schedule: six fields, UTC.
 pub(crate) fn is_schedule(text: &str) -> bool {
@@ -158,9 +162,21 @@ impl Cron {
         let mut scheduler = start_scheduler(settings, &ticks)
             .await
             .context("the cron scheduler")?;
+        let mut looks = interval(LOOK);
+        let mut own_clock = OwnClock::now();
         loop {
             tokio::select! {
                 Some(job) = ticked.recv() => self.tick(job),
+                _ = looks.tick() => {
+                    // It waits for a time of day, which a clock that was set back reaches hours later.
+                    if own_clock.stepped() {
+                        tracing::warn!("this machine's clock stepped: the cron scheduler starts anew");
+                        scheduler.shutdown().await.context("the cron scheduler's end")?;
+                        scheduler = start_scheduler(settings, &ticks)
+                            .await
+                            .context("the cron scheduler")?;
+                    }
+                }
                 () = shutdown.cancelled() => break,
             }
         }
@@ -205,6 +221,29 @@ impl Cron {
         };
         tracing::error!(job = job.name(), error, "a job failed");
         Err(error)
+    }
+}
+
+/// This machine's clock beside one that nobody sets.
+struct OwnClock {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl OwnClock {
+    fn now() -> Self {
+        Self {
+            wall: SystemTime::now(),
+            steady: Instant::now(),
+        }
+    }
+
+    /// Whether the clock jumped since the last look, to either side.
+    fn stepped(&mut self) -> bool {
+        let before = std::mem::replace(self, Self::now());
+        let passed = self.steady - before.steady;
+        let shown = self.wall.duration_since(before.wall);
+        shown.map_or(true, |shown| shown.abs_diff(passed) > OWN_STEP)
     }
 }
 

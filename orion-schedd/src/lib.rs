@@ -5,6 +5,7 @@
 //! is the only truth; whatever this process knows beside it may be lost at any instruction.
 
 mod ansible;
+mod clock;
 pub mod config;
 mod cron;
 mod executor;

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     job_success: Family<[Label; 1], Gauge<f64, AtomicU64>>,
     leads: Gauge,
     migration_suspended: Gauge,
+    clock_step_seconds: Gauge<f64, AtomicU64>,
 }
 
 fn hosts_buckets() -> Histogram {
@@ -50,6 +51,7 @@ impl Default for Metrics {
             job_success: Family::default(),
             leads: Gauge::default(),
             migration_suspended: Gauge::default(),
+            clock_step_seconds: Gauge::default(),
         }
     }
 }
@@ -63,6 +65,11 @@ impl Metrics {
             "migration_suspended",
             "1 while nothing moves because too much fails at once",
             metrics.migration_suspended.clone(),
+        );
+        registry.register(
+            "clock_step_seconds",
+            "How far ahead the database's clock is after a step, until it is back or accepted",
+            metrics.clock_step_seconds.clone(),
         );
         registry.register("plays", "Plays that ended, by kind", metrics.plays.clone());
         registry.register(
@@ -161,6 +168,11 @@ impl Metrics {
     /// Whether nothing moves because too much fails at once.
     pub(crate) fn migration_suspended(&self, suspended: bool) {
         self.migration_suspended.set(i64::from(suspended));
+    }
+
+    /// How far ahead the database's clock is; 0 where it did not step.
+    pub(crate) fn clock_step(&self, ahead_s: f64) {
+        self.clock_step_seconds.set(ahead_s);
     }
 
     /// Whether this instance leads.

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::ansible::{Ansible, Containment, Instance, PlaySettings};
+use crate::clock;
 use crate::config::ScheddSettings;
 use crate::cron::{Cron, JobBook};
 use crate::executor::{Executor, Parts};
@@ -76,6 +77,13 @@ pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
             let lead = common.leader.clone();
             let (store, instance) = (common.store.clone(), common.instance.clone());
             tracker.spawn(lead.keep(store, instance, common.metrics.clone(), shutdown.clone()));
+            tracker.spawn(clock::watch(
+                common.store.clone(),
+                common.leader.clone(),
+                ready.clone(),
+                common.metrics.clone(),
+                shutdown.clone(),
+            ));
             let (leader, newcomers) = (common.leader.clone(), common.newcomers.clone());
             tracker.spawn(look_at_newcomers(
                 jobs.clone(),

@@ -1,6 +1,6 @@
 //! What a test wants its cluster to be like.
 
-use orion_testkit::{Daemon, DaemonBuilder, Database, Durability, Scratch, Workers};
+use orion_testkit::{Daemon, DaemonBuilder, Database, Durability, FakeClock, Scratch, Workers};
 use std::path::Path;
 
 /// A cluster to be started; the defaults suit most tests.
@@ -16,6 +16,10 @@ pub struct Plan {
     pub host_timeout_s: u32,
     /// A MariaDB server of its own, which may be stopped.
     pub own_database: bool,
+    /// What a MariaDB server of its own tells the time by.
+    pub clock: Option<FakeClock>,
+    /// The daemons tell the time by it, too, as on one machine.
+    pub one_machine: bool,
     /// `registration.mode`; in any other than `open` the workers are left to their agents.
     pub mode: &'static str,
     /// `addresses.networks`
@@ -30,6 +34,8 @@ impl Default for Plan {
             deadline_s: 30,
             host_timeout_s: 5,
             own_database: false,
+            clock: None,
+            one_machine: false,
             mode: "open",
             networks: "[]",
         }
@@ -46,7 +52,9 @@ impl Plan {
     }
 
     pub(crate) async fn database(&self) -> Database {
-        if self.own_database {
+        if let Some(clock) = &self.clock {
+            Database::with_clock(clock.clone()).await
+        } else if self.own_database {
             Database::own_server(Durability::Durable).await
         } else {
             Database::fresh().await
@@ -90,7 +98,16 @@ impl Plan {
             notify = files.join("run/notify.sock").display(),
             database = database(db),
         );
-        DaemonBuilder::new("orion-apid", config)
+        self.daemon("orion-apid", config)
+    }
+
+    fn daemon(&self, name: &str, config: String) -> DaemonBuilder {
+        let clock = self.clock.iter().filter(|_| self.one_machine);
+        let environment = clock.flat_map(FakeClock::environment);
+        environment.fold(
+            DaemonBuilder::new(name, config),
+            |builder, (name, value)| builder.env(&name, value),
+        )
     }
 
     pub(crate) fn schedd(
@@ -142,7 +159,7 @@ impl Plan {
             notify = files.join("run/notify.sock").display(),
             database = database(db),
         );
-        DaemonBuilder::new("orion-schedd", config)
+        self.daemon("orion-schedd", config)
     }
 }
 

@@ -101,6 +101,8 @@ codes!(
     ProvisioningFailed = "provisioning_failed", 503, "The machines could not be prepared";
     /// The database does not answer.
     DatabaseDown = "database_down", 503, "The database does not answer";
+    /// The database's clock stepped, and nobody has said yet whether it is right now.
+    ClockStepped = "clock_stepped", 503, "The clock is in doubt";
     /// The daemon is starting or stopping.
     NotReady = "not_ready", 503, "Not ready";
 );

@@ -235,6 +235,7 @@ impl Tx {
             return Ok(HashMap::new());
         }
         let places = vec!["?"; beats.len()].join(", ");
+        let stepped = self.step.is_some();
         let mut params = vec![Value::from(self.now)];
         params.extend(beats.iter().map(|beat| Value::from(beat.node.0)));
         let rows = self
@@ -252,6 +253,8 @@ impl Tx {
                 let left_us: Option<i64> = column(&mut row, "left_us")?;
                 let wanted = match (state, left_us) {
                     (AccountState::Leaving | AccountState::Gone, _) => Wanted::Gone,
+                    // An answer may lengthen a countdown: while the clock is in doubt, the worker's own counts.
+                    (_, Some(_)) if stepped => Wanted::Undecided,
                     (_, Some(left)) => {
                         Wanted::For(Duration::from_micros(u64::try_from(left).unwrap_or(0)))
                     }

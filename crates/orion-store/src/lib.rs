@@ -3,11 +3,13 @@
 //! Nothing here knows HTTP, SSH or Ansible. A state changes only in a function that names the state it comes from,
 //! and the changed-row count decides who won.
 //!
-//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs, migration. Whatever touches a
+//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs, migration; the row of `clock`
+//! is locked first, by those alone that change it. Whatever touches a
 //! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
 
 mod beats;
 pub mod bootstrap;
+mod clock;
 mod edges;
 mod error;
 mod jobs;
@@ -30,6 +32,7 @@ mod tx;
 mod users;
 
 pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
+pub use clock::ClockStep;
 pub use error::StoreError;
 pub use jobs::Reconciled;
 pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};

@@ -26,7 +26,7 @@ const TOGETHER_LEAST: u64 = 3;
 const OVERRIDE: Duration = Duration::from_secs(600);
 
 /// When much that failed is back, the rest gets this time to come back, too.
-const AFTER_RESUME: Duration = Duration::from_secs(60);
+pub(crate) const AFTER_RESUME: Duration = Duration::from_secs(60);
 
 /// No grace is longer; what says so was written by another clock.
 const LONGEST_GRACE_S: u32 = 3600;
@@ -78,13 +78,7 @@ impl Store {
     /// When the database is away.
     pub async fn begin_grace(&self, grace: Duration) -> Result<(), StoreError> {
         unit!(self, |tx| {
-            tx.lock_brakes().await?;
-            let until = tx.now + grace;
-            tx.change(
-                "UPDATE migration SET grace_until = ? WHERE id = 1",
-                (until,),
-            )
-            .await?;
+            tx.begin_grace(grace).await?;
             Finish::Commit(())
         })
     }
@@ -161,6 +155,9 @@ impl Store {
     /// Why nothing moves now; `None` when rentals may.
     async fn judge_brakes(&self) -> Result<Option<String>, StoreError> {
         unit!(self, |tx| {
+            if tx.step.is_some() {
+                return Ok(Some("the database's clock stepped".to_owned()));
+            }
             let brakes = tx.lock_brakes().await?;
             let health = tx.health().await?;
             let because = match brakes.suspended_because {
@@ -276,6 +273,17 @@ impl Tx {
             suspended_because: column(&mut row, "suspended_because")?,
             overridden: column(&mut row, "overridden")?,
         })
+    }
+
+    pub(crate) async fn begin_grace(&mut self, grace: Duration) -> Result<(), StoreError> {
+        self.lock_brakes().await?;
+        let until = self.now + grace;
+        self.change(
+            "UPDATE migration SET grace_until = ? WHERE id = 1",
+            (until,),
+        )
+        .await?;
+        Ok(())
     }
 
     async fn health(&mut self) -> Result<Health, StoreError> {
@@ -445,8 +453,12 @@ impl Tx {
         Ok(changed == 1)
     }
 
-    /// Whether a node may be decided dead now: not within a grace, and not while so much fails that it is likelier us.
+    /// Whether a node may be decided dead now: not within a grace, not while so much fails that it is likelier us, and not
+    /// by a clock that stepped.
     pub(crate) async fn may_die(&mut self) -> Result<bool, StoreError> {
+        if self.step.is_some() {
+            return Ok(false);
+        }
         let now = self.now;
         let forbidden = self
             .number(

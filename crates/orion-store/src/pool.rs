@@ -1,12 +1,14 @@
 //! The connection pool.
 
 use crate::StoreError;
+use crate::clock::ClockWatch;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `[database]` of a daemon's configuration.
@@ -62,8 +64,12 @@ impl DatabaseSettings {
 #[derive(Clone)]
 pub struct Store {
     pub(crate) pool: Pool,
+    /// Clones share what they know of the database's clock.
+    pub(crate) clock: Arc<ClockWatch>,
     /// Added to the database's clock in every decision; zero but in tests.
     pub(crate) clock_offset_us: i64,
+    /// Added to the time since this machine's boot; zero but in tests.
+    pub(crate) elapsed_offset_us: i64,
 }
 
 /// Run at each new connection. The server's own limits end a statement that hangs; 3 s of lock wait and 8 s of statement
@@ -108,15 +114,36 @@ impl Store {
             .pool_opts(pool_opts);
         Ok(Self {
             pool: Pool::new(opts),
+            clock: Arc::new(ClockWatch::of_this_boot()),
             clock_offset_us: 0,
+            elapsed_offset_us: 0,
         })
     }
 
-    /// The same database seen through a clock that is `microseconds` ahead. For tests.
+    /// The same database `microseconds` later. For tests.
     #[must_use]
     pub fn with_clock_offset(self, microseconds: i64) -> Self {
         Self {
             clock_offset_us: microseconds,
+            elapsed_offset_us: microseconds,
+            ..self
+        }
+    }
+
+    /// The same database whose clock stepped by `microseconds`. For tests.
+    #[must_use]
+    pub fn with_clock_step(self, microseconds: i64) -> Self {
+        Self {
+            clock_offset_us: self.clock_offset_us + microseconds,
+            ..self
+        }
+    }
+
+    /// The same database, seen by a process that has just started on the machine with this boot id. For tests.
+    #[must_use]
+    pub fn on_machine(self, boot_id: &str) -> Self {
+        Self {
+            clock: Arc::new(ClockWatch::of_boot(boot_id)),
             ..self
         }
     }

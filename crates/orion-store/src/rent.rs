@@ -85,6 +85,8 @@ pub enum RentDecision {
         /// How many are not proven gone.
         active: u64,
     },
+    /// The database's clock stepped: an end written now would be wrong.
+    ClockStepped,
 }
 
 /// A request on its way or decided.
@@ -229,14 +231,14 @@ impl Store {
     /// # Errors
     /// When the database is away.
     pub async fn request(&self, id: RequestId) -> Result<Option<RequestView>, StoreError> {
+        let now = self.now().await?.0;
         bounded(async {
             let mut conn = self.conn().await?;
             let found: Option<Row> = conn
                 .exec_first(
-                    "SELECT state, undo_reason, TIMESTAMPDIFF(MICROSECOND, \
-                     UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, deadline_at) AS deadline_in_us \
+                    "SELECT state, undo_reason, TIMESTAMPDIFF(MICROSECOND, ?, deadline_at) AS deadline_in_us \
                      FROM requests WHERE id = ?",
-                    (self.clock_offset_us, id.0),
+                    (now, id.0),
                 )
                 .await?;
             let Some(mut row) = found else {
@@ -299,6 +301,9 @@ impl Tx {
         .await?;
         if let Some(known) = self.known_request(order).await? {
             return keep(RentDecision::Known(known));
+        }
+        if self.step.is_some() {
+            return keep(RentDecision::ClockStepped);
         }
         let active = self
             .number(

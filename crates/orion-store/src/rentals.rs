@@ -32,6 +32,8 @@ pub enum Extension {
         /// The most that may still be added.
         left: Duration,
     },
+    /// The database's clock stepped: an end written now would be wrong.
+    ClockStepped,
 }
 
 /// A rental's row, locked, after its request's.
@@ -112,6 +114,9 @@ impl Store {
             let Some(rental) = tx.lock_rental(scope, id).await? else {
                 return Ok(Extension::NotFound);
             };
+            if tx.step.is_some() {
+                return Ok(Extension::ClockStepped);
+            }
             let now = UtcTime(tx.now);
             let live = matches!(rental.state, RentalState::Active | RentalState::Degraded);
             match (rental.leased_from, rental.leased_until) {

@@ -1,5 +1,6 @@
 //! The only place where a transaction begins: whole units of work, bounded in time, retried on conflicts.
 
+use crate::clock::{ClockStep, Reading, since_boot};
 use crate::{Store, StoreError};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Transaction, TxOpts};
@@ -27,14 +28,20 @@ pub(crate) enum Finish<T> {
 /// An open transaction. Dropped without `commit`, it is rolled back before the connection is used again.
 pub(crate) struct Tx {
     inner: Transaction<'static>,
-    /// The database's clock when the transaction began: `now` of every decision in it.
+    /// The database's clock when the transaction began: `now` of every decision in it. Where that clock stepped, what it
+    /// would say had it not.
     pub(crate) now: PrimitiveDateTime,
+    /// How far the database's clock is wrong. Then nothing is decided that can't be taken back.
+    pub(crate) step: Option<ClockStep>,
+    pub(crate) reading: Reading,
 }
 
 impl Store {
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
         let mut inner = self.pool.start_transaction(TxOpts::default()).await?;
-        let now = inner
+        let since_boot = || since_boot() + time::Duration::microseconds(self.elapsed_offset_us);
+        let before = since_boot();
+        let database = inner
             .exec_first(
                 "SELECT UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND",
                 (self.clock_offset_us,),
@@ -44,10 +51,26 @@ impl Store {
                 column: "now",
                 reason: "no row".to_owned(),
             })?;
-        Ok(Tx { inner, now })
+        let reading = Reading {
+            database,
+            before,
+            after: since_boot(),
+        };
+        let mut tx = Tx {
+            inner,
+            now: database,
+            step: None,
+            reading,
+        };
+        if self.clock.agree(&reading).is_none() {
+            let row = tx.clock_row("").await?;
+            let judged = self.clock.judge(&reading, row.as_ref());
+            (tx.now, tx.step) = (judged.now, judged.step);
+        }
+        Ok(tx)
     }
 
-    /// The database's clock, UTC: the one that decides ends and deaths.
+    /// The database's clock, UTC: the one that decides ends and deaths. Where it stepped, what it would say had it not.
     ///
     /// # Errors
     /// When the database is away.

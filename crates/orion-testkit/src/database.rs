@@ -1,5 +1,6 @@
 //! A database for one test.
 
+use crate::fake_clock::FakeClock;
 use crate::mariadb::{Durability, OwnServer, shared_socket};
 use crate::scratch::random_hex;
 use std::io::Write;
@@ -26,7 +27,13 @@ impl Database {
 
     /// A fresh database on a server of its own, which the test may stop and start: half a second.
     pub async fn own_server(durability: Durability) -> Self {
-        let server = OwnServer::start(durability);
+        let server = OwnServer::start(durability, None);
+        Self::on(server.socket(), Some(server))
+    }
+
+    /// A fresh database on a server of its own that tells the time by `clock`.
+    pub async fn with_clock(clock: FakeClock) -> Self {
+        let server = OwnServer::start(Durability::Relaxed, Some(clock));
         Self::on(server.socket(), Some(server))
     }
 

@@ -1,6 +1,7 @@
 //! Private MariaDB servers: one shared by all tests of this user, and servers of a test's own that it may stop.
 
 use crate::child::{mortal_command, spawn};
+use crate::fake_clock::FakeClock;
 use crate::scratch::Scratch;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -30,16 +31,19 @@ pub enum Durability {
 pub(crate) struct OwnServer {
     scratch: Scratch,
     durability: Durability,
+    /// What it sees instead of the machine's.
+    clock: Option<FakeClock>,
     child: Mutex<Option<Child>>,
 }
 
 impl OwnServer {
-    pub(crate) fn start(durability: Durability) -> Self {
+    pub(crate) fn start(durability: Durability, clock: Option<FakeClock>) -> Self {
         let scratch = Scratch::new("db");
         copy_template(&scratch.join("data"));
         let server = Self {
             scratch,
             durability,
+            clock,
             child: Mutex::new(None),
         };
         server.up();
@@ -64,6 +68,7 @@ impl OwnServer {
                 &self.socket(),
                 self.durability,
             ))
+            .envs(self.clock.iter().flat_map(FakeClock::environment))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);

@@ -5,6 +5,9 @@ use std::error::Error;
 use orion_core::{FieldError, ProblemCode};
 use orion_store::StoreError;
 
+/// After how long it makes sense to ask again while the database's clock is in doubt (seconds).
+const RETRY_CLOCK_S: u32 = 30;
+
 type Cause = Box<dyn Error + Send + Sync>;
 
 /// A number that a program may want from a failure.
@@ -90,6 +93,12 @@ impl Failure {
                 "the database does not answer; nothing was changed, or the change is found later",
             )
         }
+    }
+
+    /// Whether the database's clock is right now, a person must say, or it says so itself by going back.
+    pub fn clock_stepped() -> Self {
+        let detail = "the database's clock jumped, and an end that is written now could be wrong; releasing works";
+        Self::new(ProblemCode::ClockStepped, detail).retry_after(RETRY_CLOCK_S)
     }
 
     /// The daemon has no database yet, or one whose schema it does not know.

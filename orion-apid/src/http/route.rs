@@ -15,7 +15,7 @@ use crate::auth::principal::{Admin, Principal};
 use crate::http::problem::Failure;
 use crate::http::reply::Reply;
 use crate::http::request::Call;
-use crate::{health, join_tokens, nodes, rentals, reset, runs, users, workers};
+use crate::{clock, health, join_tokens, nodes, rentals, reset, runs, users, workers};
 
 /// What a handler returns.
 pub type Handling = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
@@ -124,6 +124,7 @@ pub const CLIENT_ROUTES: &[Route] = &[
     route!(POST "/api/nodes/{node_id}/drain" "drain_node" Admin nodes::drain),
     route!(POST "/api/nodes/{node_id}/undrain" "undrain_node" Admin nodes::undrain),
     route!(POST "/api/migration/override" "override_migration" Admin nodes::override_migration),
+    route!(POST "/api/clock/accept" "accept_clock" Admin clock::accept),
     route!(POST "/api/join-tokens" "create_join_token" Admin join_tokens::create),
     route!(GET "/api/join-tokens" "list_join_tokens" Admin join_tokens::list),
     route!(DELETE "/api/join-tokens/{join_token_id}" "revoke_join_token" Admin join_tokens::revoke),

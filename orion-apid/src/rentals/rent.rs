@@ -37,7 +37,7 @@ struct Form {
 ///
 /// # Errors
 /// Bad fields; `name_taken`, `rental_limit`, `idempotency_key_reused`, `request_ended`; `no_free_node`,
-/// `provisioning_failed`.
+/// `provisioning_failed`, `clock_stepped`.
 pub async fn rent(call: Call, principal: Principal) -> Result<Reply, Failure> {
     let app = &call.app;
     let key = idempotency_key(&call.headers)?;
@@ -78,6 +78,7 @@ pub async fn rent(call: Call, principal: Principal) -> Result<Reply, Failure> {
         }
         RentDecision::Known(known) => same_body(app, &known, &call.body)?,
         RentDecision::NoFreeNode { free } => return Err(no_free_node(free, form.count)),
+        RentDecision::ClockStepped => return Err(Failure::clock_stepped()),
         RentDecision::RentalLimit { active } => return Err(rental_limit(app, active, form.count)),
     };
     let view = settled(app, request).await?;

@@ -1,0 +1,372 @@
+//! The database's UTC clock decides ends and deaths; this is what is done when it steps.
+//!
+//! Each transaction reads it, and compares it with the time that has passed on this machine (CLOCK_BOOTTIME: it includes
+//! suspend, and nobody sets it). As long as they agree, slowly drifting apart included, a transaction's `now` is the
+//! database's clock. Once it has jumped by more than [`STEP`], `now` is the clock as it was, counted on by the time that
+//! passes: so rentals end after the time they were promised, not earlier and not later, and all instants that are written
+//! are still of one clock. What can't be taken back waits: no node dies, nothing is moved, rented or extended, and
+//! workers are told no ends. That lasts until the clock is back where it should be, or an administrator accepts it.
+//!
+//! The table `clock` keeps what the leading orion-schedd knows, for daemons that start while the clock is wrong, and for
+//! other machines. Daemons and database may all be restarted, and lead may go to another machine: whoever comes takes it
+//! up. What can't be seen is a clock that was set *forward* while every daemon's machine was off, since then nobody
+//! counted.
+
+use crate::edges::About;
+use crate::migrate::AFTER_RESUME;
+use crate::row::column;
+use crate::tx::{Finish, Tx, unit};
+use crate::{Store, StoreError};
+use mysql_async::Value;
+use rustix::time::{ClockId, clock_gettime};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use time::{Duration, PrimitiveDateTime};
+
+/// A jump beyond this is a step (DESIGN rule 10).
+const STEP: Duration = Duration::seconds(30);
+
+/// A reading that took longer says too little to follow the clock by.
+const SHARP: Duration = Duration::seconds(1);
+
+/// The row is that old at most while somebody leads.
+const KEPT_EVERY: Duration = Duration::seconds(10);
+
+/// What the lead and claims of runs are still good for when a clock is accepted: as long as their holders count on
+/// without renewing them.
+const HELD_ANEW: Duration = Duration::seconds(15);
+
+/// How far the database's clock is from where it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockStep(Duration);
+
+impl ClockStep {
+    /// Seconds that it is ahead; negative when it is behind.
+    pub fn ahead_s(self) -> f64 {
+        self.0.as_seconds_f64()
+    }
+}
+
+impl fmt::Display for ClockStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.whole_seconds();
+        let word = if seconds < 0 { "behind" } else { "ahead of" };
+        write!(f, "{} s {word} the time that has passed", seconds.abs())
+    }
+}
+
+/// One look at both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    pub(crate) database: PrimitiveDateTime,
+    /// Since this machine's boot, before and after the database was asked: anything in between may be the moment at
+    /// which it looked at its clock. A process that is stopped meanwhile has seen no step.
+    pub(crate) before: Duration,
+    pub(crate) after: Duration,
+}
+
+/// When this machine booted, by the clock that is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    booted_at: PrimitiveDateTime,
+    /// False where nobody counted for a while: that clock is as late as this, or later.
+    exact: bool,
+}
+
+impl Known {
+    /// The clock is `now` at the end of the reading.
+    fn at(now: PrimitiveDateTime, reading: &Reading, exact: bool) -> Self {
+        Self {
+            booted_at: now - reading.after,
+            exact,
+        }
+    }
+
+    fn step(&self, reading: &Reading) -> Option<ClockStep> {
+        let ahead = reading.database - (self.booted_at + reading.after);
+        let behind = (self.booted_at + reading.before) - reading.database;
+        if behind > STEP {
+            Some(ClockStep(-behind))
+        } else if ahead > STEP && self.exact {
+            Some(ClockStep(ahead))
+        } else {
+            None
+        }
+    }
+}
+
+/// The row of the table `clock`.
+pub(crate) struct ClockRow {
+    boot_id: String,
+    booted_at: PrimitiveDateTime,
+    seen_at: PrimitiveDateTime,
+    step: Duration,
+}
+
+/// What a transaction takes for the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Judged {
+    pub(crate) now: PrimitiveDateTime,
+    pub(crate) step: Option<ClockStep>,
+    known: Known,
+}
+
+/// What a daemon knows of the database's clock.
+pub(crate) struct ClockWatch {
+    /// Empty where this machine has none.
+    boot_id: String,
+    known: Mutex<Option<Known>>,
+}
+
+impl ClockWatch {
+    pub(crate) fn of_boot(boot_id: &str) -> Self {
+        Self {
+            boot_id: boot_id.trim().to_owned(),
+            known: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn of_this_boot() -> Self {
+        let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        Self::of_boot(&read.unwrap_or_default())
+    }
+
+    /// The usual case, without another question: the clock is where it should be, and is followed. `None` where the
+    /// row must be asked.
+    pub(crate) fn agree(&self, reading: &Reading) -> Option<Judged> {
+        let mut slot = self.lock();
+        let mut known = (*slot)?;
+        if known.step(reading).is_some() {
+            return None;
+        }
+        if reading.after - reading.before < SHARP {
+            known = Known::at(reading.database, reading, true);
+            *slot = Some(known);
+        }
+        Some(Judged {
+            now: reading.database,
+            step: None,
+            known,
+        })
+    }
+
+    /// Takes up what the row says, and judges by it.
+    pub(crate) fn judge(&self, reading: &Reading, row: Option<&ClockRow>) -> Judged {
+        let mut slot = self.lock();
+        let known = self.learn(*slot, reading, row);
+        *slot = Some(known);
+        let step = known.step(reading);
+        let now = match step {
+            None => reading.database,
+            Some(_) => known.booted_at + reading.after,
+        };
+        Judged { now, step, known }
+    }
+
+    fn learn(&self, known: Option<Known>, reading: &Reading, row: Option<&ClockRow>) -> Known {
+        let believed = || Known::at(reading.database, reading, true);
+        let Some(row) = row else {
+            return known.unwrap_or_else(believed);
+        };
+        if row.boot_id == self.boot_id && !self.boot_id.is_empty() {
+            return Known {
+                booted_at: row.booted_at,
+                exact: true,
+            };
+        }
+        // Another machine's: as wrong as it was found, or right again; the earlier of the two ends nobody's rental early,
+        // and neither can lie before what was seen.
+        let possible = [reading.database, reading.database - row.step];
+        let possible = possible
+            .into_iter()
+            .filter(|now| *now >= row.seen_at - STEP)
+            .min();
+        match (known, possible) {
+            // Who leads has just judged the clock: this machine may have been paused, or the clock was accepted.
+            (Some(_), Some(now)) if now <= row.seen_at + STEP => Known::at(now, reading, true),
+            (Some(known), _) => known,
+            (None, Some(now)) => Known::at(now, reading, true),
+            (None, None) => Known::at(row.seen_at, reading, false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec, i32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+impl Store {
+    /// Whether the database's clock is wrong now. Who leads keeps what is known for others, and says once in the events
+    /// that it stepped, or is back.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn watch_clock(&self, leads: bool) -> Result<Option<ClockStep>, StoreError> {
+        unit!(self, |tx| {
+            if !leads {
+                return Ok(tx.step);
+            }
+            // Judged again under the lock: it may have been accepted a moment ago.
+            let row = tx.clock_row("FOR UPDATE").await?;
+            let agree = self.clock.agree(&tx.reading);
+            let judged = agree.unwrap_or_else(|| self.clock.judge(&tx.reading, row.as_ref()));
+            tx.now = judged.now;
+            tx.keep_clock(&self.clock, &judged, row.as_ref()).await?;
+            Finish::Commit(judged.step)
+        })
+    }
+
+    /// An administrator says that the database's clock is right as it is: every daemon decides by it from now on. False
+    /// where it has not stepped.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn accept_clock(&self) -> Result<bool, StoreError> {
+        unit!(self, |tx| {
+            let row = tx.clock_row("FOR UPDATE").await?;
+            let found = row.map(|row| ClockStep(row.step));
+            let found = found.filter(|step| !step.0.is_zero());
+            let Some(step) = tx.step.or(found) else {
+                return Ok(false);
+            };
+            tx.now = tx.reading.database;
+            let judged = Judged {
+                now: tx.now,
+                step: None,
+                known: Known::at(tx.now, &tx.reading, true),
+            };
+            tx.write_clock(&self.clock, &judged).await?;
+            tx.begin_by_another_clock().await?;
+            let detail = format!("it is {step}");
+            tx.event("clock_accepted", About::default(), Some(&detail))
+                .await?;
+            Finish::Commit(true)
+        })
+    }
+}
+
+impl Tx {
+    pub(crate) async fn clock_row(&mut self, lock: &str) -> Result<Option<ClockRow>, StoreError> {
+        let sql =
+            format!("SELECT boot_id, booted_at, seen_at, step_us FROM clock WHERE id = 1 {lock}");
+        let Some(mut row) = self.first(&sql, ()).await? else {
+            return Ok(None);
+        };
+        Ok(Some(ClockRow {
+            boot_id: column(&mut row, "boot_id")?,
+            booted_at: column(&mut row, "booted_at")?,
+            seen_at: column(&mut row, "seen_at")?,
+            step: Duration::microseconds(column(&mut row, "step_us")?),
+        }))
+    }
+
+    /// Writes the row when it is old or wrong. What is not known exactly is not worth keeping.
+    async fn keep_clock(
+        &mut self,
+        watch: &ClockWatch,
+        judged: &Judged,
+        row: Option<&ClockRow>,
+    ) -> Result<(), StoreError> {
+        if !judged.known.exact {
+            return Ok(());
+        }
+        let step = judged.step.map_or(Duration::ZERO, |step| step.0);
+        let before = row.map_or(Duration::ZERO, |row| row.step);
+        let changed = (step - before).abs() > STEP || step.is_zero() != before.is_zero();
+        let old = row.is_none_or(|row| (judged.now - row.seen_at).abs() >= KEPT_EVERY);
+        if !changed && !old {
+            return Ok(());
+        }
+        self.write_clock(watch, judged).await?;
+        if changed {
+            let (kind, detail) = match judged.step {
+                Some(step) => (
+                    "clock_stepped",
+                    Some(format!("the database's clock is {step}")),
+                ),
+                None => ("clock_back", None),
+            };
+            self.event(kind, About::default(), detail.as_deref())
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_clock(&mut self, watch: &ClockWatch, judged: &Judged) -> Result<(), StoreError> {
+        let step = judged.step.map_or(Duration::ZERO, |step| step.0);
+        let step_us = i64::try_from(step.whole_microseconds()).unwrap_or(i64::MAX);
+        self.change(
+            "INSERT INTO clock (id, boot_id, booted_at, seen_at, step_us) VALUES (1, ?, ?, ?, ?) \
+             ON DUPLICATE KEY UPDATE boot_id = VALUES(boot_id), booted_at = VALUES(booted_at), \
+             seen_at = VALUES(seen_at), step_us = VALUES(step_us)",
+            (&watch.boot_id, judged.known.booted_at, judged.now, step_us),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// What counts from or to an instant of the clock before counts anew, and nothing that is over lies ahead. Ends of
+    /// rentals stay as they are.
+    async fn begin_by_another_clock(&mut self) -> Result<(), StoreError> {
+        let now = self.now;
+        for sql in [
+            // They were opened before the step, since nothing is rented afterwards: undone next.
+            "UPDATE requests SET deadline_at = ? WHERE state = 'open'",
+            "UPDATE requests SET created_at = ? WHERE idempotency_key IS NOT NULL AND created_at > ?",
+            "UPDATE nodes SET died_at = ? WHERE died_at > ?",
+            // Attempts that failed are what the next ones wait for.
+            "UPDATE runs u JOIN accounts a ON a.id = u.account_id SET u.finished_at = ? \
+             WHERE a.state = 'leaving' AND u.finished_at > ?",
+            "UPDATE runs u JOIN nodes n ON n.id = u.node_id SET u.finished_at = ? \
+             WHERE n.availability = 'joining' AND u.finished_at > ?",
+            "UPDATE beats SET beat_at = ? WHERE beat_at > ?",
+        ] {
+            let places = sql.matches('?').count();
+            self.change(sql, vec![Value::from(now); places]).await?;
+        }
+        self.change(
+            "UPDATE nodes SET failed_checks = 0, failing_since = NULL WHERE failing_since IS NOT NULL",
+            (),
+        )
+        .await?;
+        let held = now + HELD_ANEW;
+        self.change(
+            "UPDATE runs SET claim_expires_at = ? WHERE state = 'claimed'",
+            (held,),
+        )
+        .await?;
+        self.begin_grace(AFTER_RESUME).await?;
+        self.change("UPDATE leader SET expires_at = ?", (held,))
+            .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_process_that_was_stopped_while_it_asked_has_seen_no_step() {
+        let watch = ClockWatch::of_boot("b");
+        let noon = datetime!(2026-01-01 12:00);
+        let reading = |at_s, before_s, after_s| Reading {
+            database: noon + Duration::seconds(at_s),
+            before: Duration::seconds(before_s),
+            after: Duration::seconds(after_s),
+        };
+        assert_eq!(watch.judge(&reading(0, 0, 0), None).step, None);
+        // The database looked at its clock at the beginning, in the middle, at the end of an hour.
+        for at_s in [100, 1800, 3700] {
+            assert!(watch.agree(&reading(at_s, 100, 3700)).is_some());
+        }
+        assert!(watch.agree(&reading(3700, 3700, 3700)).is_some());
+        assert!(watch.agree(&reading(3800, 3701, 3702)).is_none());
+    }
+}
