@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use orion_core::{RunKind, RunOutcome};
 use orion_daemon::Registry;
+use orion_store::Debts;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -26,6 +27,8 @@ pub(crate) struct Metrics {
     job_success: Family<[Label; 1], Gauge<f64, AtomicU64>>,
     leads: Gauge,
     migration_suspended: Gauge,
+    debts: Gauge,
+    oldest_debt: Gauge<f64, AtomicU64>,
 }
 
 fn hosts_buckets() -> Histogram {
@@ -50,6 +53,8 @@ impl Default for Metrics {
             job_success: Family::default(),
             leads: Gauge::default(),
             migration_suspended: Gauge::default(),
+            debts: Gauge::default(),
+            oldest_debt: Gauge::default(),
         }
     }
 }
@@ -63,6 +68,16 @@ impl Metrics {
             "migration_suspended",
             "1 while nothing moves because too much fails at once",
             metrics.migration_suspended.clone(),
+        );
+        registry.register(
+            "debts",
+            "Accounts that must still go, as the leader last saw",
+            metrics.debts.clone(),
+        );
+        registry.register(
+            "oldest_debt_seconds",
+            "Age of the oldest account that must still go, as the leader last saw",
+            metrics.oldest_debt.clone(),
         );
         registry.register("plays", "Plays that ended, by kind", metrics.plays.clone());
         registry.register(
@@ -161,6 +176,13 @@ impl Metrics {
     /// Whether nothing moves because too much fails at once.
     pub(crate) fn migration_suspended(&self, suspended: bool) {
         self.migration_suspended.set(i64::from(suspended));
+    }
+
+    /// What must still go.
+    pub(crate) fn debts(&self, debts: Debts) {
+        self.debts
+            .set(i64::try_from(debts.count).unwrap_or(i64::MAX));
+        self.oldest_debt.set(debts.oldest.as_secs_f64());
     }
 
     /// Whether this instance leads.

@@ -8,6 +8,7 @@
 
 mod beats;
 pub mod bootstrap;
+mod debts;
 mod edges;
 mod error;
 mod jobs;
@@ -30,11 +31,12 @@ mod tx;
 mod users;
 
 pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
+pub use debts::{DebtAlarm, Debts};
 pub use error::StoreError;
 pub use jobs::Reconciled;
 pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};
 pub use leader::InstanceId;
-pub use migrate::Migrated;
+pub use migrate::{Drain, Migrated};
 pub use nodes::{Approval, Forget, Unquarantine};
 pub use pool::{DatabaseSettings, Store};
 pub use probes::{AddressClaim, ProbeResult, ProbeTarget};

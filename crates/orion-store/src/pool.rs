@@ -64,6 +64,8 @@ pub struct Store {
     pub(crate) pool: Pool,
     /// Added to the database's clock in every decision; zero but in tests.
     pub(crate) clock_offset_us: i64,
+    /// Whether a rental gets back the time in which its node was dead.
+    pub(crate) compensates: bool,
 }
 
 /// Run at each new connection. The server's own limits end a statement that hangs; 3 s of lock wait and 8 s of statement
@@ -109,6 +111,7 @@ impl Store {
         Ok(Self {
             pool: Pool::new(opts),
             clock_offset_us: 0,
+            compensates: false,
         })
     }
 
@@ -117,6 +120,15 @@ impl Store {
     pub fn with_clock_offset(self, microseconds: i64) -> Self {
         Self {
             clock_offset_us: microseconds,
+            ..self
+        }
+    }
+
+    /// The same database, where a degraded rental that becomes active again gets lost time back, or does not.
+    #[must_use]
+    pub fn with_compensation(self, compensates: bool) -> Self {
+        Self {
+            compensates,
             ..self
         }
     }
