@@ -1,11 +1,11 @@
-//! A worker dies, and its rental lives on elsewhere.
+//! A worker dies or is drained, and its rental lives on elsewhere.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "helpers of tests"
 )]
 
-use orion_testkit::scripted::Reach;
+use orion_testkit::scripted::{Act, Op, Reach};
 use orion_testkit::{Client, PATIENCE, Worker, wait_until, wait_until_async};
 use orion_tests::{Cluster, Plan, rent_of};
 use serde_json::Value;
@@ -151,4 +151,85 @@ async fn when_every_worker_is_cut_off_nothing_moves_and_it_heals_by_itself() {
     for rental in rent.as_array().unwrap() {
         seen_as(&alice, &rental["rental_id"], "active").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drained_workers_rental_moves_while_the_worker_serves_it_and_stays_when_that_is_taken_back()
+ {
+    let cluster = Cluster::start(Plan::workers(3)).await;
+    let (alice, admin) = (cluster.user("alice").await, cluster.admin("chief").await);
+    let rent = alice
+        .post("/api/rent", &rent_of(1))
+        .await
+        .expect(200)
+        .json();
+    let rental = &rent[0]["rental_id"];
+    let before = seen_as(&alice, rental, "active").await;
+    let drained = worker_of(&cluster, rental);
+    let node = |worker: &Worker| {
+        let name = worker.hostname();
+        cluster
+            .db
+            .sql_one(&format!("SELECT id FROM nodes WHERE hostname = '{name}'"))
+    };
+    let hash = |worker: &Worker| {
+        let accounts = worker.state().accounts;
+        accounts
+            .into_values()
+            .next()
+            .map(|account| account.password_hash)
+    };
+
+    // Taken back while the new account is being made: the rental stays, and the account goes.
+    for worker in cluster.workers.all() {
+        worker.behave(Some(Op::Create), Act::Delay(3_000), Some(1));
+    }
+    let path = format!("/api/nodes/{}", node(drained));
+    admin
+        .post_empty(&format!("{path}/drain?move=true"))
+        .await
+        .expect(200);
+    wait_until("it is on its way", PATIENCE, || {
+        let making = "SELECT COUNT(*) FROM accounts WHERE state = 'making'";
+        match cluster.db.sql_one(making).as_str() {
+            "1" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
+    admin
+        .post_empty(&format!("{path}/undrain"))
+        .await
+        .expect(200);
+    assert_eq!(cluster.at_rest().await, 1);
+    assert_eq!(worker_of(&cluster, rental).hostname(), drained.hostname());
+
+    // Not taken back: it is elsewhere, with all that the client knows.
+    for worker in cluster.workers.all() {
+        worker.behave_well();
+    }
+    let kept = hash(drained).expect("an account");
+    admin
+        .post_empty(&format!("{path}/drain?move=true"))
+        .await
+        .expect(200);
+    moved(&cluster, rental, drained).await;
+    assert_eq!(cluster.at_rest().await, 1);
+    let after = seen_as(&alice, rental, "active").await;
+    for same in ["rental_id", "leased_from", "leased_until", "client_user"] {
+        assert_eq!(before[same], after[same], "{same}");
+    }
+    assert_ne!(before["ssh_port"], after["ssh_port"]);
+    assert_eq!(hash(worker_of(&cluster, rental)), Some(kept));
+    assert!(drained.accounts().is_empty());
+    let never = "SELECT COUNT(*) FROM events WHERE kind = 'rental_degraded'";
+    assert_eq!(cluster.db.sql_one(never), "0", "access all the time");
+    let history = after["history"].as_array().expect("a history");
+    let why = history.last().expect("an event")["detail"].to_string();
+    assert!(why.contains("drained"), "{why}");
+    assert_eq!(
+        admin.get(&path).await.json()["availability"],
+        "ready",
+        "empty, and not offered"
+    );
 }
