@@ -82,8 +82,12 @@ async fn a_rental_survives_its_worker_with_its_id_its_end_and_its_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn without_a_spare_a_rental_is_degraded_until_one_turns_up() {
-    let cluster = Cluster::start(Plan::workers(4)).await;
+async fn without_a_spare_a_rental_is_degraded_until_one_turns_up_and_gets_lost_time_back() {
+    let cluster = Cluster::start(Plan {
+        compensate: true,
+        ..Plan::workers(4)
+    })
+    .await;
     let alice = cluster.user("alice").await;
     let rent = alice
         .post("/api/rent", &rent_of(4))
@@ -100,6 +104,9 @@ async fn without_a_spare_a_rental_is_degraded_until_one_turns_up() {
         .await
         .expect(200);
     moved(&cluster, rental, dead).await;
+    let active = seen_as(&alice, rental, "active").await;
+    let end = |view: &Value| view["leased_until"].as_str().unwrap().to_owned();
+    assert!(end(&active) > end(&degraded), "{active}");
     dead.reach(Reach::Answers);
     assert_eq!(cluster.at_rest().await, 3);
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// A debt this old on a node that answers is somebody's matter (seconds).
 const OVERDUE_S: u32 = 600;
 
+/// How much of what a worker said goes into an alarm, so that what to do is not cut off (characters).
+const SAID_CHARS: usize = 1_000;
+
 /// Every account that must still go from a node that was not forgotten.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Debts {
@@ -113,6 +116,7 @@ fn alarm(mut row: Row) -> Result<(AccountId, DebtAlarm), StoreError> {
     let uid = Uid(column(&mut row, "uid")?);
     let last: Option<String> = column(&mut row, "last_result")?;
     let last = last.unwrap_or_else(|| "no cleaning is over yet".to_owned());
+    let last: String = last.chars().take(SAID_CHARS).collect();
     let then = match word::<Availability>(&mut row, "availability")? {
         Availability::Quarantined => ", then release it from quarantine",
         Availability::Joining

@@ -134,6 +134,9 @@ async fn what_a_worker_says_at_length_does_not_cut_off_what_to_do() {
     let view = bed.store.node(Scope::All, node).await.unwrap().unwrap();
     let reason = view.availability_reason.unwrap();
     assert!(reason.contains("release it from quarantine"), "{reason}");
+    bed.later(500).alarm_debts(9).await.unwrap();
+    let alarm = bed.one("SELECT detail FROM events WHERE kind = 'debt_alarm'");
+    assert!(alarm.ends_with("release it from quarantine"), "{alarm}");
 }
 
 #[tokio::test]
