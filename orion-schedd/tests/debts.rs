@@ -1,4 +1,5 @@
 //! Accounts that can't be removed: seen, told once, and retried all the same.
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod support;
 

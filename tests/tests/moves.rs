@@ -160,64 +160,29 @@ async fn when_every_worker_is_cut_off_nothing_moves_and_it_heals_by_itself() {
     }
 }
 
+/// The path of a worker's node.
+fn node_of(cluster: &Cluster, worker: &Worker) -> String {
+    let name = worker.hostname();
+    let sql = format!("SELECT id FROM nodes WHERE hostname = '{name}'");
+    format!("/api/nodes/{}", cluster.db.sql_one(&sql))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_drained_workers_rental_moves_while_the_worker_serves_it_and_stays_when_that_is_taken_back()
- {
+async fn a_drained_workers_rental_moves_while_the_worker_serves_it() {
     let cluster = Cluster::start(Plan::workers(3)).await;
     let (alice, admin) = (cluster.user("alice").await, cluster.admin("chief").await);
-    let rent = alice
-        .post("/api/rent", &rent_of(1))
-        .await
-        .expect(200)
-        .json();
-    let rental = &rent[0]["rental_id"];
+    let rent = alice.post("/api/rent", &rent_of(1)).await.expect(200);
+    let rental = &rent.json()[0]["rental_id"];
     let before = seen_as(&alice, rental, "active").await;
     let drained = worker_of(&cluster, rental);
-    let node = |worker: &Worker| {
-        let name = worker.hostname();
-        cluster
-            .db
-            .sql_one(&format!("SELECT id FROM nodes WHERE hostname = '{name}'"))
-    };
     let hash = |worker: &Worker| {
-        let accounts = worker.state().accounts;
-        accounts
-            .into_values()
-            .next()
-            .map(|account| account.password_hash)
+        let accounts = worker.state().accounts.into_values();
+        accounts.map(|account| account.password_hash).next()
     };
-
-    // Taken back while the new account is being made: the rental stays, and the account goes.
-    for worker in cluster.workers.all() {
-        worker.behave(Some(Op::Create), Act::Delay(3_000), Some(1));
-    }
-    let path = format!("/api/nodes/{}", node(drained));
+    let kept = hash(drained).unwrap();
+    let node = node_of(&cluster, drained);
     admin
-        .post_empty(&format!("{path}/drain?move=true"))
-        .await
-        .expect(200);
-    wait_until("it is on its way", PATIENCE, || {
-        let making = "SELECT COUNT(*) FROM accounts WHERE state = 'making'";
-        match cluster.db.sql_one(making).as_str() {
-            "1" => Ok(()),
-            other => Err(other.to_owned()),
-        }
-    })
-    .await;
-    admin
-        .post_empty(&format!("{path}/undrain"))
-        .await
-        .expect(200);
-    assert_eq!(cluster.at_rest().await, 1);
-    assert_eq!(worker_of(&cluster, rental).hostname(), drained.hostname());
-
-    // Not taken back: it is elsewhere, with all that the client knows.
-    for worker in cluster.workers.all() {
-        worker.behave_well();
-    }
-    let kept = hash(drained).expect("an account");
-    admin
-        .post_empty(&format!("{path}/drain?move=true"))
+        .post_empty(&format!("{node}/drain?move=true"))
         .await
         .expect(200);
     moved(&cluster, rental, drained).await;
@@ -229,14 +194,43 @@ async fn a_drained_workers_rental_moves_while_the_worker_serves_it_and_stays_whe
     assert_ne!(before["ssh_port"], after["ssh_port"]);
     assert_eq!(hash(worker_of(&cluster, rental)), Some(kept));
     assert!(drained.accounts().is_empty());
-    let never = "SELECT COUNT(*) FROM events WHERE kind = 'rental_degraded'";
-    assert_eq!(cluster.db.sql_one(never), "0", "access all the time");
-    let history = after["history"].as_array().expect("a history");
-    let why = history.last().expect("an event")["detail"].to_string();
+    let history = after["history"].as_array().unwrap();
+    let kinds: Vec<&str> = history.iter().filter_map(|e| e["kind"].as_str()).collect();
+    let access_all_the_time = ["rental_active", "rental_moving", "rental_moved"];
+    assert_eq!(kinds, access_all_the_time);
+    let why = history[2]["detail"].as_str().unwrap();
     assert!(why.contains("drained"), "{why}");
+    let seen = admin.get(&node).await.json();
     assert_eq!(
-        admin.get(&path).await.json()["availability"],
-        "ready",
-        "empty, and not offered"
+        (&seen["availability"], &seen["draining"]),
+        (&"ready".into(), &true.into())
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rental_stays_where_draining_is_taken_back_in_the_middle_of_its_move() {
+    let cluster = Cluster::start(Plan::workers(3)).await;
+    let (alice, admin) = (cluster.user("alice").await, cluster.admin("chief").await);
+    let rent = alice.post("/api/rent", &rent_of(1)).await.expect(200);
+    let rental = &rent.json()[0]["rental_id"];
+    let drained = worker_of(&cluster, rental);
+    let node = node_of(&cluster, drained);
+    for worker in cluster.workers.all() {
+        worker.behave(Some(Op::Create), Act::Delay(3_000), None);
+    }
+    let drain = format!("{node}/drain?move=true");
+    admin.post_empty(&drain).await.expect(200);
+    wait_until("it is on its way", PATIENCE, || {
+        let making = "SELECT COUNT(*) FROM accounts WHERE state = 'making'";
+        match cluster.db.sql_one(making).as_str() {
+            "1" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
+    let undrain = format!("{node}/undrain");
+    admin.post_empty(&undrain).await.expect(200);
+    assert_eq!(cluster.at_rest().await, 1);
+    assert_eq!(worker_of(&cluster, rental).hostname(), drained.hostname());
+    assert_eq!(drained.accounts().len(), 1);
 }
