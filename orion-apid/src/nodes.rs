@@ -2,12 +2,12 @@
 
 use orion_core::api::Message;
 use orion_core::{NodeId, ProblemCode};
-use orion_store::{Approval, Forget, Unquarantine};
+use orion_store::{Approval, Drain, Forget, Unquarantine};
 
 use crate::auth::principal::{Admin, Principal};
 use crate::http::problem::Failure;
 use crate::http::reply::Reply;
-use crate::http::request::Call;
+use crate::http::request::{Call, parameters};
 
 /// `GET /api/nodes`: all of them, with the caller's own rentals; an administrator sees everybody's.
 ///
@@ -94,37 +94,61 @@ pub async fn approve(call: Call, admin: Admin) -> Result<Reply, Failure> {
     }
 }
 
-/// `POST /api/nodes/{node_id}/drain`: it takes no new rental; the one it has runs out.
+/// `POST /api/nodes/{node_id}/drain?move=false&dry_run=false`: it takes no new rental; the one it has runs out, or is
+/// moved. A dry run changes nothing and tells what would be moved.
 ///
 /// # Errors
-/// `not_found`.
+/// `invalid_value` naming the query's parameter, `not_found`.
 pub async fn drain(call: Call, admin: Admin) -> Result<Reply, Failure> {
-    set_draining(call, admin, true, "Node draining").await
+    let node = call.path_id(NodeId)?;
+    call.no_fields()?;
+    let [moves, dry_run] = parameters(&call.query, ["move", "dry_run"])?;
+    let (moves, dry_run) = (flag("move", moves)?, flag("dry_run", dry_run)?);
+    if dry_run {
+        let plan = call.app.store.plan_drain(node).await?;
+        return Reply::ok(&plan.ok_or_else(|| Failure::not_found("node"))?);
+    }
+    let drain = if moves { Drain::Moves } else { Drain::RunsOut };
+    set_draining(&call, &admin, node, drain, "Node draining").await
 }
 
-/// `POST /api/nodes/{node_id}/undrain`.
+/// `POST /api/nodes/{node_id}/undrain`: a rental that is only half moved stays.
 ///
 /// # Errors
-/// `not_found`.
+/// `invalid_value` naming whatever parameter there is, `not_found`.
 pub async fn undrain(call: Call, admin: Admin) -> Result<Reply, Failure> {
-    set_draining(call, admin, false, "Node not draining").await
+    let node = call.path_id(NodeId)?;
+    call.no_fields()?;
+    let [] = parameters(&call.query, [])?;
+    set_draining(&call, &admin, node, Drain::No, "Node not draining").await
 }
 
 async fn set_draining(
-    call: Call,
-    admin: Admin,
-    draining: bool,
+    call: &Call,
+    admin: &Admin,
+    node: NodeId,
+    drain: Drain,
     message: &str,
 ) -> Result<Reply, Failure> {
-    let node = call.path_id(NodeId)?;
-    call.no_fields()?;
-    if !call.app.store.set_draining(node, draining).await? {
+    if !call.app.store.set_draining(node, drain).await? {
         return Err(Failure::not_found("node"));
     }
-    tracing::info!(%node, draining, by = %admin.id, request_id = call.request_id, "draining set");
+    tracing::info!(%node, ?drain, by = %admin.id, request_id = call.request_id, "draining set");
     Reply::ok(&Message {
         message: message.to_owned(),
     })
+}
+
+/// False unless it is given.
+fn flag(name: &str, value: Option<&str>) -> Result<bool, Failure> {
+    match value {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => {
+            let detail = "must be true or false";
+            Err(Failure::field(ProblemCode::InvalidValue, name, detail))
+        }
+    }
 }
 
 /// `POST /api/migration/override`: rentals move for ten minutes although much has failed at once.

@@ -5,7 +5,7 @@ use orion_core::{ProblemCode, RunId};
 use crate::auth::principal::Admin;
 use crate::http::problem::Failure;
 use crate::http::reply::Reply;
-use crate::http::request::Call;
+use crate::http::request::{Call, parameters};
 
 /// How many runs one answer may hold.
 const MAX_LIMIT: u32 = 1000;
@@ -30,27 +30,16 @@ pub async fn get(call: Call, _: Admin) -> Result<Reply, Failure> {
 }
 
 fn limit(query: &str) -> Result<u32, Failure> {
-    let mut limit = 100;
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if name != "limit" {
-            let name: String = name.chars().take(64).collect();
-            let detail = "is not a parameter of this request";
-            return Err(Failure::field(ProblemCode::InvalidValue, &name, detail));
-        }
-        let range = || {
-            Failure::field(
-                ProblemCode::InvalidValue,
-                "limit",
-                format!("must be 1 to {MAX_LIMIT}"),
-            )
-        };
-        let number: u32 = value.parse().map_err(|_| range())?;
-        limit = Some(number)
-            .filter(|number| (1..=MAX_LIMIT).contains(number))
-            .ok_or_else(range)?;
-    }
-    Ok(limit)
+    let [Some(value)] = parameters(query, ["limit"])? else {
+        return Ok(100);
+    };
+    let limit = value.parse().ok();
+    limit
+        .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+        .ok_or_else(|| {
+            let range = format!("must be 1 to {MAX_LIMIT}");
+            Failure::field(ProblemCode::InvalidValue, "limit", range)
+        })
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub struct ScheddSettings {
     pub probe: ProbeSettings,
     /// Where orion-apid says that there is work.
     pub notify: NotifySettings,
-    /// How rentals move off nodes that died.
+    /// How rentals move off nodes that died or drain.
     pub migration: MigrationSettings,
     /// When the jobs run.
     pub cron: CronSettings,
@@ -101,6 +101,10 @@ pub struct NotifySettings {
 pub struct MigrationSettings {
     /// After a start, and after the database was away, no node is decided dead for so long, in seconds.
     pub grace_s: u32,
+    /// Whether a rental gets back the time in which its node was dead; its end may then lie behind `rent.max_hours`.
+    pub compensate: bool,
+    /// How long the files of a client whose rental was moved are kept on the old node, in hours; 0 is not at all.
+    pub keep_home_hours: u32,
 }
 
 /// `[cron]`: six fields (second minute hour day month weekday), UTC.
@@ -115,7 +119,7 @@ pub struct CronSettings {
     pub cleanup: String,
     /// Queues inspections and dials every node.
     pub health_check: String,
-    /// Moves rentals off nodes that died.
+    /// Moves rentals off nodes that died or drain.
     pub migrate: String,
 }
 
@@ -150,7 +154,11 @@ impl Default for ScheddSettings {
             notify: NotifySettings {
                 socket: "/run/orion-schedd/notify.sock".into(),
             },
-            migration: MigrationSettings { grace_s: 60 },
+            migration: MigrationSettings {
+                grace_s: 60,
+                compensate: false,
+                keep_home_hours: 24,
+            },
             cron: CronSettings {
                 expire: "* * * * * *".to_owned(),
                 reconcile: "*/2 * * * * *".to_owned(),
@@ -213,6 +221,11 @@ impl Settings for ScheddSettings {
             "must be 1 to 1024",
         );
         check_range(faults, "migration.grace_s", self.migration.grace_s, 0, 3600);
+        faults.require(
+            self.migration.keep_home_hours <= 8760,
+            "migration.keep_home_hours",
+            "must be 0 to 8760 hours",
+        );
         self.cron.check(faults);
     }
 
@@ -351,6 +364,7 @@ mod tests {
         settings.executor.runtime_dir = "/run/with blank".into();
         settings.ssh.user = "-oProxyCommand=x".to_owned();
         settings.ssh.connect_timeout_s = 20;
+        settings.migration.keep_home_hours = 8761;
         settings.cron.expire = "every second".to_owned();
         settings.cron.cleanup = "*/2 * * * *".to_owned();
         let mut faults = Faults::default();
@@ -363,6 +377,7 @@ mod tests {
                 "executor.runtime_dir",
                 "ssh.user",
                 "ssh.connect_timeout_s",
+                "migration.keep_home_hours",
                 "cron.expire",
                 "cron.cleanup"
             ]

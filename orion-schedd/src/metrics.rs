@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use orion_core::{RunKind, RunOutcome};
 use orion_daemon::Registry;
+use orion_store::Debts;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -27,6 +28,8 @@ pub(crate) struct Metrics {
     leads: Gauge,
     migration_suspended: Gauge,
     clock_step_seconds: Gauge<f64, AtomicU64>,
+    debts: Gauge,
+    oldest_debt: Gauge<f64, AtomicU64>,
 }
 
 fn hosts_buckets() -> Histogram {
@@ -52,6 +55,8 @@ impl Default for Metrics {
             leads: Gauge::default(),
             migration_suspended: Gauge::default(),
             clock_step_seconds: Gauge::default(),
+            debts: Gauge::default(),
+            oldest_debt: Gauge::default(),
         }
     }
 }
@@ -61,16 +66,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix("orion_schedd");
-        registry.register(
-            "migration_suspended",
-            "1 while nothing moves because too much fails at once",
-            metrics.migration_suspended.clone(),
-        );
-        registry.register(
-            "clock_step_seconds",
-            "How far ahead the database's clock is after a step, until it is back or accepted",
-            metrics.clock_step_seconds.clone(),
-        );
+        metrics.register_alarms(registry);
         registry.register("plays", "Plays that ended, by kind", metrics.plays.clone());
         registry.register(
             "plays_running",
@@ -114,6 +110,30 @@ impl Metrics {
             metrics.leads.clone(),
         );
         metrics
+    }
+
+    /// What an administrator is to act on.
+    fn register_alarms(&self, registry: &mut Registry) {
+        registry.register(
+            "migration_suspended",
+            "1 while nothing moves because too much fails at once",
+            self.migration_suspended.clone(),
+        );
+        registry.register(
+            "clock_step_seconds",
+            "How far ahead the database's clock is after a step, until it is back or accepted",
+            self.clock_step_seconds.clone(),
+        );
+        registry.register(
+            "debts",
+            "Accounts that must still go, as the leader last saw",
+            self.debts.clone(),
+        );
+        registry.register(
+            "oldest_debt_seconds",
+            "Age of the oldest account that must still go, as the leader last saw",
+            self.oldest_debt.clone(),
+        );
     }
 
     /// A play over so many hosts starts.
@@ -173,6 +193,13 @@ impl Metrics {
     /// How far ahead the database's clock is; 0 where it did not step.
     pub(crate) fn clock_step(&self, ahead_s: f64) {
         self.clock_step_seconds.set(ahead_s);
+    }
+
+    /// What must still go.
+    pub(crate) fn debts(&self, debts: Debts) {
+        self.debts
+            .set(i64::try_from(debts.count).unwrap_or(i64::MAX));
+        self.oldest_debt.set(debts.oldest.as_secs_f64());
     }
 
     /// Whether this instance leads.

@@ -175,7 +175,8 @@ fn check_ansible(settings: &ScheddSettings) -> Result<(), Misconfigured> {
 
 fn open_store(settings: &ScheddSettings) -> anyhow::Result<Store> {
     let password = database_password(&settings.database)?;
-    Ok(Store::open(&settings.database, password)?)
+    let store = Store::open(&settings.database, password)?;
+    Ok(store.with_compensation(settings.migration.compensate))
 }
 
 /// What its file says; nothing where none is needed.

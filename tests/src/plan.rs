@@ -24,6 +24,8 @@ pub struct Plan {
     pub mode: &'static str,
     /// `addresses.networks`
     pub networks: &'static str,
+    /// `migration.compensate`
+    pub compensate: bool,
 }
 
 impl Default for Plan {
@@ -38,6 +40,7 @@ impl Default for Plan {
             one_machine: false,
             mode: "open",
             networks: "[]",
+            compensate: false,
         }
     }
 }
@@ -147,12 +150,14 @@ impl Plan {
             health_check = "* * * * * *"
             [migration]
             grace_s = 0
+            compensate = {compensate}
             {database}
             "#,
             run = files.join("run").display(),
             state = files.join("state").display(),
             host_timeout_s = self.host_timeout_s,
             networks = self.networks,
+            compensate = self.compensate,
             playbook = workers.playbook().display(),
             playbooks = playbooks.display(),
             pool_key = workers.pool_key().display(),

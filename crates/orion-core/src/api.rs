@@ -83,12 +83,58 @@ pub struct NodeView {
     pub availability_reason: Option<String>,
     /// No new rentals.
     pub draining: bool,
+    /// While it drains, its rental is moved instead of running out.
+    pub drain_move: bool,
     /// An administrator has yet to let it in.
     pub awaits_approval: bool,
     /// An account on it is not gone.
     pub allocated: bool,
     /// Its rental; null where there is none, and for somebody else's unless the caller is an administrator.
     pub lease: Option<LeaseView>,
+    /// The account that must still go from it; null where there is none, and unless the caller is an administrator.
+    pub debt: Option<DebtView>,
+}
+
+/// An account that must still go from a node, as administrators see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DebtView {
+    /// Whose account it was.
+    pub rental_id: RentalId,
+    /// Its UID.
+    pub uid: Uid,
+    /// Since when it must go, UTC.
+    pub since: UtcTime,
+    /// How many cleanings are over.
+    pub attempts: u64,
+    /// How the last one ended, with a sentence from the worker or from Ansible; null before the first is over.
+    pub last_result: Option<String>,
+}
+
+/// Reply of `POST /api/nodes/{node_id}/drain?dry_run=true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainPlan {
+    /// What would be moved; empty where nothing lives on the node.
+    pub moves: Vec<PlannedMove>,
+}
+
+/// A rental that would be moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMove {
+    /// The rental.
+    pub rental_id: RentalId,
+    /// Where it is.
+    pub from: NodeName,
+    /// Where it would go, as things stand; null where no node is free for it.
+    pub to: Option<NodeName>,
+}
+
+/// A node, for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeName {
+    /// The node.
+    pub node_id: NodeId,
+    /// As it registered.
+    pub hostname: String,
 }
 
 /// A rental as `GET /api/nodes` shows it.

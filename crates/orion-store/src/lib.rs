@@ -10,6 +10,7 @@
 mod beats;
 pub mod bootstrap;
 mod clock;
+mod debts;
 mod edges;
 mod error;
 mod jobs;
@@ -33,11 +34,12 @@ mod users;
 
 pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
 pub use clock::ClockStep;
+pub use debts::{DebtAlarm, Debts};
 pub use error::StoreError;
 pub use jobs::Reconciled;
 pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};
 pub use leader::InstanceId;
-pub use migrate::Migrated;
+pub use migrate::{Drain, Migrated};
 pub use nodes::{Approval, Forget, Unquarantine};
 pub use pool::{DatabaseSettings, Store};
 pub use probes::{AddressClaim, ProbeResult, ProbeTarget};

@@ -5,8 +5,8 @@ use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Scope, Store, StoreError};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
-use orion_core::api::{LeaseView, NodeView};
-use orion_core::{Availability, NodeId, RentalId, RentalState, UserId};
+use orion_core::api::{DebtView, LeaseView, NodeView};
+use orion_core::{Availability, NodeId, RentalId, RentalState, Uid, UserId};
 
 /// What became of forgetting a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +42,14 @@ pub enum Approval {
 }
 
 const SELECT: &str = "SELECT n.id, n.hostname, n.client_host, n.client_port, n.status, n.status_reason, n.status_since, \
-     n.last_checked_at, n.availability, n.availability_reason, n.draining, n.awaits_approval, a.id IS NOT NULL AS allocated, \
-     r.id AS rental_id, r.user_id, r.leased_from, r.leased_until, r.state \
+     n.last_checked_at, n.availability, n.availability_reason, n.draining, n.drain_move, n.awaits_approval, \
+     a.id IS NOT NULL AS allocated, r.id AS rental_id, r.user_id, r.leased_from, r.leased_until, r.state, \
+     d.rental_id AS debtor, d.uid, d.state_since, \
+     (SELECT COUNT(*) FROM runs u WHERE u.account_id = d.id AND u.kind = 'clean' AND u.finished_at IS NOT NULL) AS attempts, \
+     (SELECT CONCAT_WS(': ', u.outcome, u.detail) FROM runs u WHERE u.account_id = d.id AND u.kind = 'clean' \
+      AND u.finished_at IS NOT NULL ORDER BY u.finished_at DESC, u.id DESC LIMIT 1) AS last_result \
      FROM nodes n LEFT JOIN accounts a ON a.held_node = n.id \
+     LEFT JOIN accounts d ON d.held_node = n.id AND d.state = 'leaving' \
      LEFT JOIN rentals r ON r.id = a.rental_id AND (? IS NULL OR r.user_id = ?) \
      WHERE n.forgotten_at IS NULL";
 
@@ -155,36 +160,6 @@ impl Store {
 }
 
 impl Store {
-    /// Whether a node takes new rentals. False where there is no such node; a second time: the same.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn set_draining(&self, id: NodeId, draining: bool) -> Result<bool, StoreError> {
-        unit!(self, |tx| {
-            let known = tx
-                .number(
-                    "SELECT COUNT(*) FROM nodes WHERE id = ? AND forgotten_at IS NULL",
-                    (id.0,),
-                )
-                .await?;
-            let changed = tx
-                .change(
-                    "UPDATE nodes SET draining = ? WHERE id = ? AND draining <> ?",
-                    (draining, id.0, draining),
-                )
-                .await?;
-            if changed == 1 {
-                let kind = if draining {
-                    "node_draining"
-                } else {
-                    "node_not_draining"
-                };
-                tx.event(kind, id.into(), None).await?;
-            }
-            Finish::Commit(known > 0)
-        })
-    }
-
     /// Lets a node in that registered in mode `approve`: it is dialled and inspected like any other.
     ///
     /// # Errors
@@ -263,6 +238,16 @@ fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
             })
         }
     };
+    let debt = match column::<Option<u64>>(&mut row, "debtor")?.filter(|_| scope == Scope::All) {
+        None => None,
+        Some(id) => Some(DebtView {
+            rental_id: RentalId(id),
+            uid: Uid(column(&mut row, "uid")?),
+            since: instant(&mut row, "state_since")?,
+            attempts: column(&mut row, "attempts")?,
+            last_result: column(&mut row, "last_result")?,
+        }),
+    };
     Ok(NodeView {
         node_id: NodeId(column(&mut row, "id")?),
         hostname: column(&mut row, "hostname")?,
@@ -277,8 +262,10 @@ fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
         availability_reason: column::<Option<String>>(&mut row, "availability_reason")?
             .filter(|_| scope == Scope::All),
         draining: column(&mut row, "draining")?,
+        drain_move: column(&mut row, "drain_move")?,
         awaits_approval: column(&mut row, "awaits_approval")?,
         allocated: column(&mut row, "allocated")?,
         lease,
+        debt,
     })
 }

@@ -70,6 +70,8 @@ pub struct Store {
     pub(crate) clock_offset_us: i64,
     /// Added to the time since this machine's boot; zero but in tests.
     pub(crate) elapsed_offset_us: i64,
+    /// Whether a rental gets back the time in which its node was dead.
+    pub(crate) compensates: bool,
 }
 
 /// Run at each new connection. The server's own limits end a statement that hangs; 3 s of lock wait and 8 s of statement
@@ -117,6 +119,7 @@ impl Store {
             clock: Arc::new(ClockWatch::of_this_boot()),
             clock_offset_us: 0,
             elapsed_offset_us: 0,
+            compensates: false,
         })
     }
 
@@ -144,6 +147,15 @@ impl Store {
     pub fn on_machine(self, boot_id: &str) -> Self {
         Self {
             clock: Arc::new(ClockWatch::of_boot(boot_id)),
+            ..self
+        }
+    }
+
+    /// The same database, where a degraded rental that becomes active again gets lost time back, or does not.
+    #[must_use]
+    pub fn with_compensation(self, compensates: bool) -> Self {
+        Self {
+            compensates,
             ..self
         }
     }

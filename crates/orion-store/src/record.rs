@@ -105,7 +105,8 @@ impl Store {
                 tx.note_contact(run.node, report).await?;
                 Finish::Commit(match (run.kind, subject) {
                     (RunKind::Provision, Some(subject)) => {
-                        tx.provisioned(run, &subject, report).await?
+                        tx.provisioned(run, &subject, report, self.compensates)
+                            .await?
                     }
                     (RunKind::Clean, Some(subject)) => tx.cleaned(run, &subject, report).await?,
                     (RunKind::Inspect, _) => tx.inspected(run, report).await?,

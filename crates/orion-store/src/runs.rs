@@ -44,6 +44,10 @@ pub struct ClaimedAccount {
     pub password_hash: Option<String>,
     /// From now to the latest end that is possible as things stand; provision only.
     pub ends_in: Option<Duration>,
+    /// Its rental was somewhere else before; provision only.
+    pub is_moved: bool,
+    /// Its rental was moved off, and its client's files are kept for a while; clean only.
+    pub keep_home: bool,
 }
 
 impl fmt::Debug for ClaimedAccount {
@@ -188,9 +192,10 @@ impl Store {
     }
 }
 
-/// An end in the future: of an active rental its end, of one being made its whole duration after the deadline.
-const CLAIMED: &str = "SELECT u.id, u.kind, u.node_id, u.epoch, u.attempt, i.uid_base, a.uid, s.name, r.password_hash, \
-     n.contact_host, n.contact_port, \
+/// An end in the future: of an active rental its end, of one being made its whole duration after the deadline. What is
+/// provisioned when the request is active already was somewhere else before.
+const CLAIMED: &str = "SELECT u.id, u.kind, u.node_id, u.epoch, u.attempt, i.uid_base, a.uid, a.keep_home, \
+     s.name, r.password_hash, IFNULL(q.state = 'active', FALSE) AS is_moved, n.contact_host, n.contact_port, \
      TIMESTAMPDIFF(MICROSECOND, ?, IFNULL(r.leased_until, q.deadline_at + INTERVAL q.duration_us MICROSECOND)) AS ends_in_us, \
      (SELECT GROUP_CONCAT(k.host_key SEPARATOR '\n') FROM host_keys k WHERE k.node_id = n.id) AS host_keys \
      FROM runs u JOIN installation i JOIN nodes n ON n.id = u.node_id LEFT JOIN accounts a ON a.id = u.account_id \
@@ -229,6 +234,8 @@ fn claimed_run(mut row: Row) -> Result<ClaimedRun, StoreError> {
                 ends_in: ends_in_us
                     .filter(|_| provision)
                     .map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))),
+                is_moved: provision && column(&mut row, "is_moved")?,
+                keep_home: kind == RunKind::Clean && column(&mut row, "keep_home")?,
             })
         }
     };

@@ -45,6 +45,9 @@ const STEPS: &[Step] = &[
     step!(17, "0017_rentals_degraded", 1),
     step!(18, "0018_migration", 1),
     step!(19, "0019_clock", 1),
+    step!(20, "0020_accounts_keep_home", 1),
+    step!(21, "0021_rentals_lost_since", 1),
+    step!(22, "0022_nodes_drain_move", 1),
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (

@@ -8,60 +8,11 @@
 
 mod support;
 
-use orion_core::{NodeId, RentalId, RunKind, RunOutcome};
+use orion_core::{NodeId, RunKind, RunOutcome};
 use orion_store::*;
 use std::time::Duration;
 use support::Bed;
-
-/// Every probe of the node fails from `start` on until it is dead.
-async fn dies(bed: &Bed, node: NodeId, start: i64) {
-    let silence = ProbeResult::NoAnswer("timed out".to_owned());
-    for second in [0, 6, 12] {
-        bed.later(start + second)
-            .record_probe(node, &silence)
-            .await
-            .unwrap();
-    }
-    assert!(
-        bed.node_state(node).starts_with("dead"),
-        "{}",
-        bed.node_state(node)
-    );
-}
-
-async fn answers(store: &Store, node: NodeId) {
-    store
-        .record_probe(node, &ProbeResult::LoggedIn)
-        .await
-        .unwrap();
-}
-
-async fn migrate(bed: &Bed, second: i64) -> Migrated {
-    bed.later(second).migrate(100).await.unwrap()
-}
-
-fn node_of(bed: &Bed, rental: RentalId) -> NodeId {
-    let id = bed.one(&format!(
-        "SELECT node_id FROM accounts WHERE rental_id = {rental} AND state IN ('present', 'making')"
-    ));
-    NodeId(id.parse().unwrap())
-}
-
-/// Records every queued run of a kind as seen by somebody `second` later.
-async fn record_all(bed: &Bed, kind: RunKind, outcome: RunOutcome, second: i64) -> usize {
-    let store = bed.later(second);
-    let runs = store
-        .claim_runs(&support::instance(1), kind, 100, support::HOLD)
-        .await
-        .unwrap();
-    for run in &runs {
-        store
-            .record_run(&support::instance(1), run, &support::report(outcome))
-            .await
-            .unwrap();
-    }
-    runs.len()
-}
+use support::moves::{answers, dies, migrate, node_of, record_all};
 
 #[tokio::test]
 async fn a_rental_moves_off_a_dead_node_and_keeps_its_id_end_and_password() {

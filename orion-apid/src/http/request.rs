@@ -79,6 +79,33 @@ impl Call {
     }
 }
 
+/// The values of the `known` parameters of a query, in that order.
+///
+/// # Errors
+/// `invalid_value` naming a parameter that is not known, or is there twice.
+pub fn parameters<'q, const N: usize>(
+    query: &'q str,
+    known: [&str; N],
+) -> Result<[Option<&'q str>; N], Failure> {
+    let mut values = [None; N];
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let fault = |detail| {
+            // The name is the client's own text and may be as long as a head.
+            let name: String = name.chars().take(64).collect();
+            Failure::field(ProblemCode::InvalidValue, &name, detail)
+        };
+        let mut slots = known.iter().zip(&mut values);
+        let Some((_, slot)) = slots.find(|(known, _)| **known == name) else {
+            return Err(fault("is not a parameter of this request"));
+        };
+        if slot.replace(value).is_some() {
+            return Err(fault("is there twice"));
+        }
+    }
+    Ok(values)
+}
+
 /// Decimal digits without sign and leading zero, as we write them ourselves: one id has one path.
 fn parse_id(text: &str) -> Option<u64> {
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
@@ -185,6 +212,23 @@ mod tests {
         }
         assert_eq!(parse_id("1"), Some(1));
         assert_eq!(parse_id("18446744073709551615"), Some(u64::MAX));
+    }
+
+    #[test]
+    fn a_parameter_is_known_and_there_once() {
+        let known = ["move", "dry_run"];
+        assert_eq!(parameters("", known).unwrap(), [None, None]);
+        let both = parameters("dry_run=true&&move", known).unwrap();
+        assert_eq!(both, [Some(""), Some("true")]);
+        for (bad, named) in [
+            ("mvoe=true", "mvoe"),
+            ("move=true&move=true", "move"),
+            ("%6dove=true", "%6dove"),
+            ("=true", ""),
+        ] {
+            let failure = parameters(bad, known).unwrap_err();
+            assert_eq!(failure.errors[0].field, named, "{bad}");
+        }
     }
 
     #[test]

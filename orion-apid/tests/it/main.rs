@@ -13,6 +13,7 @@ mod documented;
 mod hostile;
 mod idempotency;
 mod limits;
+mod nodes;
 mod outage;
 mod rent;
 mod rentals;

@@ -66,6 +66,10 @@ struct ModuleArguments<'a> {
     epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ends_in_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_home_s: Option<f64>,
     limit_s: f64,
 }
 
@@ -74,14 +78,13 @@ pub(super) fn inventory(
     settings: &PlaySettings,
     targets: &[CheckedTarget],
 ) -> serde_json::Result<Vec<u8>> {
-    let limit_s = settings.module_limit().as_secs_f64();
     let hosts = targets.iter().map(|checked| {
         let name = host_name(checked.target.node);
         let vars = HostVars {
             ansible_host: &checked.host,
             ansible_port: checked.target.port,
             ansible_ssh_common_args: format!("-o HostKeyAlias={name}"),
-            orion_account: module_arguments(&checked.target, limit_s),
+            orion_account: module_arguments(settings, &checked.target),
         };
         (name, vars)
     });
@@ -98,7 +101,7 @@ pub(super) fn inventory(
     })
 }
 
-fn module_arguments(target: &Target, limit_s: f64) -> ModuleArguments<'_> {
+fn module_arguments<'a>(settings: &PlaySettings, target: &'a Target) -> ModuleArguments<'a> {
     let mut arguments = ModuleArguments {
         uid_base: target.uid_base,
         uid: None,
@@ -106,7 +109,9 @@ fn module_arguments(target: &Target, limit_s: f64) -> ModuleArguments<'_> {
         password_hash: None,
         epoch: None,
         ends_in_s: None,
-        limit_s,
+        moved: None,
+        keep_home_s: None,
+        limit_s: settings.module_limit().as_secs_f64(),
     };
     match &target.step {
         Step::Create {
@@ -115,14 +120,27 @@ fn module_arguments(target: &Target, limit_s: f64) -> ModuleArguments<'_> {
             password_hash,
             epoch,
             ends_in,
+            moved,
         } => {
             arguments.uid = Some(*uid);
             arguments.name = Some(name.as_str());
             arguments.password_hash = Some(password_hash);
             arguments.epoch = Some(*epoch);
             arguments.ends_in_s = Some(in_milliseconds(*ends_in));
+            arguments.moved = Some(*moved);
         }
-        Step::Delete { uid, name, epoch } => {
+        Step::Delete {
+            uid,
+            name,
+            epoch,
+            keep_home,
+        } => {
+            let keep = if *keep_home {
+                settings.keep_home
+            } else {
+                Duration::ZERO
+            };
+            arguments.keep_home_s = Some(keep.as_secs_f64());
             arguments.uid = Some(*uid);
             arguments.name = Some(name.as_str());
             arguments.epoch = Some(*epoch);
@@ -229,6 +247,7 @@ mod arbitrary;
 mod tests {
     use super::*;
     use crate::ansible::testing::{HASH, addresses, create, settings, target};
+    use orion_core::UserName;
     use serde_json::Value;
 
     fn json(target: Target) -> Value {
@@ -255,6 +274,7 @@ mod tests {
         assert_eq!(arguments["password_hash"], HASH);
         assert_eq!(arguments["epoch"], 3);
         assert_eq!(arguments["ends_in_s"], 7200.5);
+        assert_eq!(arguments["moved"], false);
         assert_eq!(arguments["limit_s"], 15.0);
         assert_eq!(inventory["all"]["vars"]["orion_host_timeout_s"], 20);
     }
@@ -269,6 +289,22 @@ mod tests {
             arguments.keys().collect::<Vec<_>>(),
             ["limit_s", "uid_base"]
         );
+    }
+
+    #[test]
+    fn only_the_home_of_a_rental_that_was_moved_off_is_kept() {
+        let keep_home_s = |keep_home: bool| {
+            let step = Step::Delete {
+                uid: Uid(1_000_002),
+                name: UserName::stored("alice").unwrap(),
+                epoch: 4,
+                keep_home,
+            };
+            let inventory = json(Target { step, ..target(7) });
+            inventory["all"]["hosts"]["node-7"]["orion_account"]["keep_home_s"].clone()
+        };
+        assert_eq!(keep_home_s(true), 86_400.0);
+        assert_eq!(keep_home_s(false), 0.0);
     }
 
     #[test]

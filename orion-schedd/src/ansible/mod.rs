@@ -48,6 +48,8 @@ pub(crate) struct PlaySettings {
     pub host_timeout: Duration,
     /// ssh's ConnectTimeout.
     pub connect_timeout: Duration,
+    /// How long the files of a client whose rental was moved are kept; zero is not at all.
+    pub keep_home: Duration,
 }
 
 impl PlaySettings {
@@ -62,6 +64,7 @@ impl PlaySettings {
             addresses: settings.address_guard(),
             host_timeout: Duration::from_secs(settings.executor.host_timeout_s.into()),
             connect_timeout: Duration::from_secs(settings.ssh.connect_timeout_s.into()),
+            keep_home: Duration::from_secs(u64::from(settings.migration.keep_home_hours) * 3600),
         }
     }
 

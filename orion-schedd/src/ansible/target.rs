@@ -38,6 +38,8 @@ pub(crate) enum Step {
         epoch: u64,
         /// From now to the latest possible end.
         ends_in: Duration,
+        /// Its rental was on another node before: its client is told that files are not here.
+        moved: bool,
     },
     /// Remove an account.
     Delete {
@@ -47,6 +49,8 @@ pub(crate) enum Step {
         name: UserName,
         /// Fences off older steps.
         epoch: u64,
+        /// Its rental was moved off: the home is put into an archive, where that is configured.
+        keep_home: bool,
     },
     /// Look.
     Inspect,

@@ -17,6 +17,7 @@ pub(super) fn settings() -> PlaySettings {
         addresses: addresses(),
         host_timeout: Duration::from_secs(20),
         connect_timeout: Duration::from_secs(5),
+        keep_home: Duration::from_secs(24 * 3600),
     }
 }
 
@@ -52,5 +53,6 @@ pub(super) fn create(password_hash: &str) -> Step {
         password_hash: password_hash.to_owned(),
         epoch: 3,
         ends_in: Duration::from_millis(7_200_500),
+        moved: false,
     }
 }

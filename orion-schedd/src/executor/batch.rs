@@ -233,6 +233,7 @@ fn target_of(run: &ClaimedRun) -> Option<Target> {
             uid: account.uid,
             name: account.name.clone(),
             epoch: run.epoch,
+            keep_home: account.keep_home,
         },
         (RunKind::Provision, Some(account)) => Step::Create {
             uid: account.uid,
@@ -240,6 +241,7 @@ fn target_of(run: &ClaimedRun) -> Option<Target> {
             password_hash: account.password_hash.clone()?,
             epoch: run.epoch,
             ends_in: account.ends_in?,
+            moved: account.is_moved,
         },
         (RunKind::Clean | RunKind::Provision, None) => return None,
     };

@@ -1,4 +1,4 @@
-//! Moves rentals off nodes that died. What may move, and how fast, the database decides.
+//! Moves rentals off nodes that died or drain. What may move, and how fast, the database decides.
 
 use orion_store::StoreError;
 
@@ -15,12 +15,19 @@ pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
     context.grace.before_a_look(&context.store).await?;
     let done = context.store.migrate(BATCH).await?;
     context.grace.looked();
-    if done.moving > 0 {
+    if done.moving > 0 || done.stopped > 0 {
         context.executor.wake();
     }
-    if done.degraded > 0 || done.healed > 0 || done.moving > 0 {
+    if done.degraded > 0 || done.healed > 0 || done.moving > 0 || done.stopped > 0 {
         let (degraded, healed, moving) = (done.degraded, done.healed, done.moving);
-        tracing::info!(degraded, healed, moving, "rentals of nodes that died");
+        let stopped = done.stopped;
+        tracing::info!(
+            degraded,
+            healed,
+            moving,
+            stopped,
+            "rentals of nodes that died or drain"
+        );
     }
     match &done.suspended {
         Some(because) => context.ready.set_not_ready(COMPONENT, because.as_str()),
@@ -33,6 +40,7 @@ pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
         ("degraded", done.degraded),
         ("healed", done.healed),
         ("moving", done.moving),
+        ("stopped", done.stopped),
         ("suspended", u64::from(done.suspended.is_some())),
     ]))
 }

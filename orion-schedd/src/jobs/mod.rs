@@ -51,11 +51,11 @@ pub(crate) enum Job {
     Expire,
     /// Gives back lost runs, undoes requests past their deadline.
     Reconcile,
-    /// Queues cleaning for debts.
+    /// Queues cleaning for debts, and tells of those that somebody must look after.
     Cleanup,
     /// Queues inspections and dials every node.
     HealthCheck,
-    /// Moves rentals off nodes that died.
+    /// Moves rentals off nodes that died or drain.
     Migrate,
 }
 

@@ -15,6 +15,7 @@ impl Tx {
         run: &ClaimedRun,
         subject: &Subject,
         report: &RunReport,
+        compensates: bool,
     ) -> Result<Recorded, StoreError> {
         let now = self.now;
         self.note_evidence(subject.account.id, report).await?;
@@ -31,14 +32,16 @@ impl Tx {
             )
             .await?;
             if changed == 1 && subject.request_state == RequestState::Active {
-                self.arrive(subject.rental, run.node).await?;
+                self.arrive(subject.rental, &subject.account, compensates)
+                    .await?;
             }
             let settled = changed == 1
                 && subject.request_state == RequestState::Open
                 && self.settle_if_complete(subject.request).await?;
             return Ok(Recorded::Done {
                 settled: settled.then_some(subject.request),
-                queued: false,
+                // What the rental had before must go now.
+                queued: subject.request_state == RequestState::Active,
             });
         }
         if subject.state != AccountState::Making {

@@ -104,7 +104,10 @@ impl Case<'_> {
         match job {
             Job::Expire => store.expire_rentals(100).await.map(drop),
             Job::Reconcile => store.reconcile().await.map(drop),
-            Job::QueueCleaning => store.queue_cleaning(100).await.map(drop),
+            Job::QueueCleaning => match store.queue_cleaning(100).await {
+                Ok(_) => store.alarm_debts(100).await.map(drop),
+                Err(error) => Err(error),
+            },
             Job::QueueInspections => store.queue_inspections(100).await.map(drop),
             Job::Migrate => store.migrate(100).await.map(drop),
             Job::OverrideBrakes => store.override_brakes().await,
@@ -116,7 +119,7 @@ impl Case<'_> {
     async fn node(&self, pick: Pick, event: Node) -> Result<(), String> {
         let store = self.store();
         let mut targets = store.probe_targets().await.map_err(text)?;
-        if matches!(event, Node::Dies) {
+        if matches!(event, Node::Dies | Node::Drain(Drain::Moves)) {
             targets.retain(|target| target.availability == Availability::Leased);
         }
         let Some(ProbeTarget { node, pending, .. }) = chosen(&targets, pick).cloned() else {
@@ -152,6 +155,7 @@ impl Case<'_> {
             }
             (Node::Unquarantine, _) => store.release_from_quarantine(node).await.map(drop),
             (Node::Forget, _) => store.forget_node(node).await.map(drop),
+            (Node::Drain(drain), _) => store.set_draining(node, drain).await.map(drop),
         }
         .map_err(text)
     }

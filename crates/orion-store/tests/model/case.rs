@@ -64,6 +64,8 @@ pub(crate) struct Tally {
     pub(crate) recorded: u64,
     pub(crate) lost: u64,
     pub(crate) moved: u64,
+    /// Off a node that was drained.
+    pub(crate) drained: u64,
 }
 
 impl Tally {
@@ -75,6 +77,7 @@ impl Tally {
         self.recorded += other.recorded;
         self.lost += other.lost;
         self.moved += other.moved;
+        self.drained += other.drained;
     }
 
     /// A model in which nothing happens proves nothing.
@@ -90,7 +93,8 @@ impl Tally {
             each.iter().all(|count| *count >= self.cases / 2),
             "{self:?}"
         );
-        assert!(self.moved > 0 || self.cases < 20, "{self:?}");
+        let moved = self.moved > 0 && self.drained > 0;
+        assert!(moved || self.cases < 20, "{self:?}");
     }
 }
 
@@ -131,6 +135,7 @@ impl<'a> Case<'a> {
         self.bed
             .store
             .clone()
+            .with_compensation(true)
             .with_clock_offset(self.clock_us.load(Ordering::Relaxed))
     }
 

@@ -122,6 +122,8 @@ async fn run(
     let result = result.await;
     let moved = "SELECT COUNT(*) FROM events WHERE kind = 'rental_moved'";
     case.shared().tally.moved = case.number(moved).await?;
+    let drained = format!("{moved} AND detail LIKE '%drained%'");
+    case.shared().tally.drained = case.number(&drained).await?;
     tally.borrow_mut().add(&case.tally(), steps.len());
     result
 }

@@ -17,7 +17,7 @@ const UNREST: &str = "SELECT (SELECT COUNT(*) FROM runs WHERE state IN ('queued'
      + (SELECT COUNT(*) FROM requests WHERE state = 'open') \
      + (SELECT COUNT(*) FROM rentals WHERE state IN ('provisioning', 'ending')) \
      + (SELECT COUNT(*) FROM rentals WHERE state = 'degraded' AND EXISTS \
-        (SELECT 1 FROM nodes WHERE availability = 'ready' AND forgotten_at IS NULL)) \
+        (SELECT 1 FROM nodes WHERE availability = 'ready' AND draining = FALSE AND forgotten_at IS NULL)) \
      + (SELECT COUNT(*) FROM nodes WHERE forgotten_at IS NULL AND availability IN ('joining', 'cleaning'))";
 
 /// Drives a case to rest and checks what is left: first the live rentals, then, once these are released, nothing.

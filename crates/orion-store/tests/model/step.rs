@@ -1,6 +1,7 @@
 //! What can happen, and how often.
 
 use orion_core::{RunKind, RunOutcome, UndoReason};
+use orion_store::Drain;
 use proptest::prelude::*;
 
 /// Chooses one of what there is: modulo its number.
@@ -92,6 +93,7 @@ pub(crate) enum Node {
     Beat,
     Unquarantine,
     Forget,
+    Drain(Drain),
 }
 
 /// What becomes of a play's host.
@@ -223,6 +225,9 @@ fn node() -> impl Strategy<Value = Node> {
         1 => Just(Node::Beat),
         3 => Just(Node::Unquarantine),
         1 => Just(Node::Forget),
+        3 => Just(Node::Drain(Drain::Moves)),
+        1 => Just(Node::Drain(Drain::RunsOut)),
+        3 => Just(Node::Drain(Drain::No)),
     ]
 }
 

@@ -14,15 +14,30 @@ const RULES: &[(&str, &str)] = &[
         "SELECT node_id, COUNT(*) FROM accounts WHERE state <> 'gone' GROUP BY node_id HAVING COUNT(*) > 1",
     ),
     (
-        "an active rental has one present account and none in the making",
+        // The second while it moves off a node that is drained.
+        "an active rental has one present account and at most one in the making",
         "SELECT r.id FROM rentals r WHERE r.state = 'active' AND \
          ((SELECT COUNT(*) FROM accounts a WHERE a.rental_id = r.id AND a.state = 'present') <> 1 OR \
-          EXISTS (SELECT 1 FROM accounts a WHERE a.rental_id = r.id AND a.state = 'making'))",
+          (SELECT COUNT(*) FROM accounts a WHERE a.rental_id = r.id AND a.state = 'making') > 1)",
     ),
     (
         "a rental being provisioned has one account that is wanted",
         "SELECT r.id FROM rentals r WHERE r.state = 'provisioning' AND \
          (SELECT COUNT(*) FROM accounts a WHERE a.rental_id = r.id AND a.state IN ('making', 'present')) <> 1",
+    ),
+    (
+        "a degraded rental has at most one account of a kind that is wanted",
+        "SELECT r.id FROM rentals r JOIN accounts a ON a.rental_id = r.id AND a.state IN ('making', 'present') \
+         WHERE r.state = 'degraded' GROUP BY r.id, a.state HAVING COUNT(*) > 1",
+    ),
+    (
+        "the files of a client are kept only of a rental that was moved",
+        "SELECT a.id FROM accounts a JOIN rentals r ON r.id = a.rental_id JOIN requests q ON q.id = r.request_id \
+         WHERE a.keep_home = TRUE AND (a.state NOT IN ('leaving', 'gone') OR q.state <> 'active')",
+    ),
+    (
+        "nothing is owed to a rental that is not degraded, unless it ended so",
+        "SELECT r.id FROM rentals r WHERE r.lost_since IS NOT NULL AND r.state IN ('provisioning', 'active')",
     ),
     (
         "a request is open as long as its rentals are provisioned, and no longer",

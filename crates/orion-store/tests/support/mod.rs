@@ -9,6 +9,7 @@
 )]
 
 pub mod invariants;
+pub mod moves;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};

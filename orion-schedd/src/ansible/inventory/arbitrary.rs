@@ -112,8 +112,8 @@ struct Raw {
 
 #[derive(Debug, Clone)]
 enum RawStep {
-    Create(RawAccount, String, Duration),
-    Delete(RawAccount),
+    Create(RawAccount, String, Duration, bool),
+    Delete(RawAccount, bool),
     Inspect,
 }
 
@@ -163,9 +163,9 @@ fn step() -> impl Strategy<Value = RawStep> {
     // Ten years, and a few nanoseconds.
     let ends_in = prop_oneof![0..300_000_000_000_000_000_u64, 0..1_000_000_u64];
     prop_oneof![
-        2 => (account(), text(hash.boxed()), ends_in.prop_map(Duration::from_nanos))
-            .prop_map(|(account, hash, ends_in)| RawStep::Create(account, hash, ends_in)),
-        1 => account().prop_map(RawStep::Delete),
+        2 => (account(), text(hash.boxed()), ends_in.prop_map(Duration::from_nanos), any::<bool>())
+            .prop_map(|(account, hash, ends_in, moved)| RawStep::Create(account, hash, ends_in, moved)),
+        1 => (account(), any::<bool>()).prop_map(|(account, keep_home)| RawStep::Delete(account, keep_home)),
         1 => Just(RawStep::Inspect),
     ]
 }
@@ -200,11 +200,16 @@ impl Raw {
     fn target(&self, node: NodeId) -> Option<Target> {
         let step = match &self.step {
             RawStep::Inspect => Step::Inspect,
-            RawStep::Delete(account) => {
+            RawStep::Delete(account, keep_home) => {
                 let (uid, name, epoch) = named(account)?;
-                Step::Delete { uid, name, epoch }
+                Step::Delete {
+                    uid,
+                    name,
+                    epoch,
+                    keep_home: *keep_home,
+                }
             }
-            RawStep::Create(account, hash, ends_in) => {
+            RawStep::Create(account, hash, ends_in, moved) => {
                 let (uid, name, epoch) = named(account)?;
                 let (password_hash, ends_in) = (hash.clone(), *ends_in);
                 Step::Create {
@@ -213,6 +218,7 @@ impl Raw {
                     password_hash,
                     epoch,
                     ends_in,
+                    moved: *moved,
                 }
             }
         };
@@ -230,12 +236,16 @@ impl Raw {
     /// A host's variables, said once more in other words than the code's.
     fn meant(&self, node: NodeId, settings: &PlaySettings) -> Value {
         let mut module = json!({"uid_base": self.uid_base, "limit_s": 15.0});
-        if let RawStep::Create(account, ..) | RawStep::Delete(account) = &self.step {
+        if let RawStep::Create(account, ..) | RawStep::Delete(account, _) = &self.step {
             module["uid"] = json!(account.uid);
             module["name"] = json!(account.name);
             module["epoch"] = json!(account.epoch);
         }
-        if let RawStep::Create(_, hash, ends_in) = &self.step {
+        if let RawStep::Delete(_, keep_home) = &self.step {
+            module["keep_home_s"] = json!(if *keep_home { 86_400.0 } else { 0.0 });
+        }
+        if let RawStep::Create(_, hash, ends_in, moved) = &self.step {
+            module["moved"] = json!(moved);
             module["password_hash"] = json!(hash);
             let rounded_up = u64::try_from(ends_in.as_nanos().div_ceil(1_000_000)).unwrap();
             module["ends_in_s"] = json!(Duration::from_millis(rounded_up).as_secs_f64());
