@@ -26,6 +26,8 @@ pub(crate) struct Metrics {
     job_success: Family<[Label; 1], Gauge<f64, AtomicU64>>,
     leads: Gauge,
     migration_suspended: Gauge,
+    database_outdated: Gauge,
+    agents_down: Gauge,
 }
 
 fn hosts_buckets() -> Histogram {
@@ -50,6 +52,8 @@ impl Default for Metrics {
             job_success: Family::default(),
             leads: Gauge::default(),
             migration_suspended: Gauge::default(),
+            database_outdated: Gauge::default(),
+            agents_down: Gauge::default(),
         }
     }
 }
@@ -63,6 +67,16 @@ impl Metrics {
             "migration_suspended",
             "1 while nothing moves because too much fails at once",
             metrics.migration_suspended.clone(),
+        );
+        registry.register(
+            "database_outdated",
+            "1 while nothing is provisioned because workers hold accounts that were never given out",
+            metrics.database_outdated.clone(),
+        );
+        registry.register(
+            "agents_down",
+            "Nodes whose agent is silent although SSH works",
+            metrics.agents_down.clone(),
         );
         registry.register("plays", "Plays that ended, by kind", metrics.plays.clone());
         registry.register(
@@ -161,6 +175,17 @@ impl Metrics {
     /// Whether nothing moves because too much fails at once.
     pub(crate) fn migration_suspended(&self, suspended: bool) {
         self.migration_suspended.set(i64::from(suspended));
+    }
+
+    /// Whether workers hold accounts that the database never gave out.
+    pub(crate) fn database_outdated(&self, outdated: bool) {
+        self.database_outdated.set(i64::from(outdated));
+    }
+
+    /// So many agents are silent on machines that are alive.
+    pub(crate) fn agents_down(&self, nodes: u64) {
+        self.agents_down
+            .set(i64::try_from(nodes).unwrap_or(i64::MAX));
     }
 
     /// Whether this instance leads.

@@ -6,6 +6,7 @@
 //! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs, migration. Whatever touches a
 //! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
 
+mod agents;
 mod beats;
 pub mod bootstrap;
 mod edges;
@@ -22,6 +23,7 @@ mod record;
 mod register;
 mod rent;
 mod rentals;
+mod reports;
 mod reset;
 mod row;
 mod runs;
@@ -29,6 +31,7 @@ mod schema;
 mod tx;
 mod users;
 
+pub use agents::AgentsJudged;
 pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
 pub use error::StoreError;
 pub use jobs::Reconciled;
@@ -45,6 +48,7 @@ pub use rent::{
     RequestView,
 };
 pub use rentals::{Extension, Release};
+pub use reports::{AccountsReport, Outdated};
 pub use row::Address;
 pub use runs::{ClaimedAccount, ClaimedRun};
 pub use schema::{AppliedSchema, SchemaFit};

@@ -137,6 +137,9 @@ impl Store {
         for id in self.live_rentals(&lost, limit).await? {
             done.degraded += u64::from(self.degrade(id).await?);
         }
+        if self.outdated().await?.is_some() {
+            return Ok(done);
+        }
         let waiting = "SELECT r.id FROM rentals r WHERE r.state = 'degraded' AND r.leased_until > ? AND NOT EXISTS \
              (SELECT 1 FROM accounts a WHERE a.rental_id = r.id AND a.state = 'making') \
              ORDER BY r.degraded_since, r.id LIMIT ?";

@@ -80,6 +80,8 @@ pub enum RentDecision {
         /// How many are.
         free: u64,
     },
+    /// Workers hold accounts that the database never gave out: nothing is provisioned.
+    DatabaseOutdated,
     /// The user would have too many rentals.
     RentalLimit {
         /// How many are not proven gone.
@@ -299,6 +301,9 @@ impl Tx {
         .await?;
         if let Some(known) = self.known_request(order).await? {
             return keep(RentDecision::Known(known));
+        }
+        if self.is_outdated().await? {
+            return keep(RentDecision::DatabaseOutdated);
         }
         let active = self
             .number(

@@ -37,6 +37,7 @@ fn opened(decisions: &[RentDecision]) -> Vec<&OpenedRequest> {
         RentDecision::Opened(opened) => Some(opened),
         RentDecision::Known(_)
         | RentDecision::NoFreeNode { .. }
+        | RentDecision::DatabaseOutdated
         | RentDecision::RentalLimit { .. } => None,
     });
     opened.collect()
@@ -165,7 +166,9 @@ async fn one_key_used_many_times_at_once_opens_one_request() {
             match &decision {
                 RentDecision::Opened(opened) => ids.insert(opened.id),
                 RentDecision::Known(known) => ids.insert(known.id),
-                RentDecision::NoFreeNode { .. } | RentDecision::RentalLimit { .. } => {
+                RentDecision::NoFreeNode { .. }
+                | RentDecision::DatabaseOutdated
+                | RentDecision::RentalLimit { .. } => {
                     panic!("{decision:?}")
                 }
             };

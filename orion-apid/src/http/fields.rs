@@ -200,14 +200,13 @@ impl Fields {
             .collect()
     }
 
-    /// A list of anything; empty where it is absent or null.
-    pub fn list(&mut self, name: &str) -> Vec<Value> {
-        match self.optional(name) {
-            None => Vec::new(),
-            Some(Value::Array(items)) => items,
-            Some(_) => {
+    /// A list of anything that may be absent or null.
+    pub fn optional_list(&mut self, name: &str) -> Option<Vec<Value>> {
+        match self.optional(name)? {
+            Value::Array(items) => Some(items),
+            _ => {
                 self.wrong_type(name, "must be a list");
-                Vec::new()
+                None
             }
         }
     }

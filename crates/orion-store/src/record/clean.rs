@@ -53,11 +53,13 @@ impl Tx {
         })
     }
 
-    /// A node that was joining, or quarantined only because it could not be cleaned, is inspected now.
+    /// A node that was joining, or quarantined only because it could not be cleaned or held another account beside this
+    /// one, is inspected now.
     async fn lift_after_clean(&mut self, node: NodeId) -> Result<bool, StoreError> {
         let now = self.now;
         self.change(
-            "UPDATE nodes SET availability = 'joining', availability_reason = NULL, availability_since = ? WHERE id = ? AND availability = 'quarantined' AND availability_reason LIKE 'not\\_gone%'",
+            "UPDATE nodes SET availability = 'joining', availability_reason = NULL, availability_since = ? WHERE id = ? AND availability = 'quarantined' \
+             AND (availability_reason LIKE 'not\\_gone%' OR availability_reason LIKE 'foreign\\_account%')",
             (now, node.0),
         )
         .await?;
