@@ -98,10 +98,11 @@ impl Beats {
                 Ok(recorded)
             }
         });
-        let both = async move {
+        // Large, and held for as long as the daemon runs.
+        let (writer, follower) = (Box::pin(writer), Box::pin(follower));
+        (beats, async move {
             tokio::join!(writer, follower);
-        };
-        (beats, both)
+        })
     }
 
     fn with_writer<W, F>(

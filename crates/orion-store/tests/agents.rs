@@ -1,4 +1,10 @@
 //! Agents: how often they beat, and what their silence means.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! What workers say of their accounts: healed where it can be, an alarm where not.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests"
+)]
 
 mod support;
 

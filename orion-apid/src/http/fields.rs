@@ -202,13 +202,11 @@ impl Fields {
 
     /// A list of anything that may be absent or null.
     pub fn optional_list(&mut self, name: &str) -> Option<Vec<Value>> {
-        match self.optional(name)? {
-            Value::Array(items) => Some(items),
-            _ => {
-                self.wrong_type(name, "must be a list");
-                None
-            }
-        }
+        let Value::Array(items) = self.optional(name)? else {
+            self.wrong_type(name, "must be a list");
+            return None;
+        };
+        Some(items)
     }
 
     /// An object that may be absent or null, read by `read`; `unknown` is about the fields inside.

@@ -16,6 +16,7 @@ mod limits;
 mod outage;
 mod rent;
 mod rentals;
+mod reports;
 mod routes;
 mod support;
 mod tokens;
