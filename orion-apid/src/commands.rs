@@ -12,7 +12,7 @@ use orion_daemon::{
     ConfigArgs, KeyId, Keyring, SecretError, Settings, generate_key_line, secret_file,
     write_secret_new,
 };
-use orion_store::{DatabaseSettings, bootstrap};
+use orion_store::{DatabaseSettings, Raise, bootstrap};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::fs::{FlockOperation, flock};
@@ -268,10 +268,15 @@ pub(crate) async fn raise_counter(
     let raised = store.raise_counter().await?;
     store.close().await?;
     match raised {
-        Some(next) => say(&format!(
+        Raise::To(next) => say(&format!(
             "the next rental has the id {next}; nodes with accounts that nobody knows stay quarantined: clean them and release them"
         )),
-        None => say("no node reported an account above the counter; nothing was changed"),
+        Raise::NotNeeded => {
+            say("no node reported an account above the counter; nothing was changed")
+        }
+        Raise::Incredible { hostname, uid } => bail!(
+            "{hostname} reports UID {uid}, which is too high to be believed; delete that node first; nothing was changed"
+        ),
     }
 }
 

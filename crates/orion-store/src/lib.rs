@@ -9,6 +9,7 @@
 mod agents;
 mod beats;
 pub mod bootstrap;
+mod counter;
 mod edges;
 mod error;
 mod jobs;
@@ -33,6 +34,7 @@ mod users;
 
 pub use agents::AgentsJudged;
 pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
+pub use counter::{Outdated, Raise};
 pub use error::StoreError;
 pub use jobs::Reconciled;
 pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};
@@ -48,7 +50,7 @@ pub use rent::{
     RequestView,
 };
 pub use rentals::{Extension, Release};
-pub use reports::{AccountsReport, Outdated};
+pub use reports::AccountsReport;
 pub use row::Address;
 pub use runs::{ClaimedAccount, ClaimedRun};
 pub use schema::{AppliedSchema, SchemaFit};

@@ -1,17 +1,14 @@
 //! What workers say of the accounts on them, compared with what the database wants of them.
 //!
-//! An account that should be there and is not is made again. One that nobody explains keeps its node from new rentals. A
-//! UID that was never given out says that the database is an old one: a single node may lie, several stop provisioning.
+//! An account that should be there and is not is made again. One that nobody explains keeps its node from new rentals.
 
 use crate::beats::{HeldOnNode, Wanted};
+use crate::counter::UidCounter;
 use crate::edges::{About, HeldAccount};
 use crate::row::{column, word};
-use crate::tx::{Finish, Tx, bounded, unit};
+use crate::tx::{Finish, Tx, unit};
 use crate::{Store, StoreError};
-use mysql_async::Row;
-use mysql_async::prelude::Queryable;
 use orion_core::api::{MAX_REPORTED, ReportedAccount};
-use orion_core::ids::MANAGED_UIDS;
 use orion_core::{
     AccountId, AccountState, Availability, NodeId, RentalId, RequestId, RunKind, Uid,
 };
@@ -24,12 +21,6 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// An account that ends sooner than this is not made again.
 const WORTH_IT: Duration = Duration::from_secs(10);
 
-/// One node may be broken, or lie; so many say that the database is an old one.
-const OUTDATED_NODES: u64 = 2;
-
-/// Room for workers that were not heard of when the counter was raised (rentals).
-const ROOM: u64 = 1_000;
-
 /// What the agent of a node says under its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountsReport {
@@ -37,40 +28,6 @@ pub struct AccountsReport {
     pub node: NodeId,
     /// Its accounts, also those that are gone from it.
     pub accounts: Vec<ReportedAccount>,
-}
-
-/// Workers hold accounts that this database never gave out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outdated {
-    /// So many nodes.
-    pub nodes: u64,
-    /// The highest UID on them.
-    pub highest_uid: Uid,
-    /// The UID that the next rental would get.
-    pub next_uid: Uid,
-}
-
-/// Which UIDs are given out.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct UidCounter {
-    uid_base: u32,
-    next_rental: u64,
-}
-
-impl UidCounter {
-    fn manages(self, uid: u32) -> bool {
-        Uid(uid).rental(self.uid_base).is_some()
-    }
-
-    fn never_gave(self, uid: u32) -> bool {
-        let rental = Uid(uid).rental(self.uid_base);
-        rental.is_some_and(|rental| rental.0 >= self.next_rental)
-    }
-
-    fn next_uid(self) -> Uid {
-        let next = u64::from(self.uid_base) + self.next_rental;
-        Uid(u32::try_from(next).unwrap_or(u32::MAX))
-    }
 }
 
 /// An account that was seen on a node, or a trace of one.
@@ -179,109 +136,9 @@ impl Store {
             )
         })
     }
-
-    /// Whether several nodes hold accounts that were never given out: then nothing is provisioned.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub async fn outdated(&self) -> Result<Option<Outdated>, StoreError> {
-        bounded(async {
-            let row: Option<Row> = self.conn().await?.query_first(ABOVE_COUNTER).await?;
-            row.map_or(Ok(None), outdated)
-        })
-        .await
-    }
-
-    /// Sets the counter of rentals above everything that nodes reported, with room for those that were not heard of yet.
-    /// The next rental's id; `None` where no node reported any. The connection's user needs the right to alter tables.
-    ///
-    /// # Errors
-    /// When the database is away; repeating it does the rest.
-    pub async fn raise_counter(&self) -> Result<Option<RentalId>, StoreError> {
-        let mut conn = self.conn().await?;
-        let next: Option<Option<u64>> = conn
-            .exec_first(
-                "SELECT MAX(n.highest_uid) - i.uid_base + 1 + ? FROM nodes n JOIN installation i ON i.id = 1 \
-                 WHERE n.forgotten_at IS NULL",
-                (ROOM,),
-            )
-            .await?;
-        let Some(next) = next.flatten().map(|next| next.min(MANAGED_UIDS.into())) else {
-            return Ok(None);
-        };
-        let now: Option<Option<u64>> = conn
-            .query_first(
-                "SELECT AUTO_INCREMENT FROM information_schema.tables \
-                 WHERE table_schema = DATABASE() AND table_name = 'rentals'",
-            )
-            .await?;
-        let next = next.max(now.flatten().unwrap_or(1));
-        conn.query_drop(format!("ALTER TABLE rentals AUTO_INCREMENT = {next}"))
-            .await?;
-        drop(conn);
-        unit!(self, |tx| {
-            tx.change(
-                "UPDATE installation SET next_rental = GREATEST(next_rental, ?)",
-                (next,),
-            )
-            .await?;
-            let detail = format!("the next rental has the id {next}");
-            tx.event("counter_raised", About::default(), Some(&detail))
-                .await?;
-            Finish::Commit(Some(RentalId(next)))
-        })
-    }
-}
-
-/// The nodes on which a UID was seen that is not given out.
-const ABOVE_COUNTER: &str = "SELECT COUNT(*) AS nodes, MAX(n.highest_uid) AS highest_uid, MAX(c.uid_base) AS uid_base, \
-     MAX(c.next_rental) AS next_rental FROM \
-     (SELECT i.uid_base, GREATEST(i.next_rental, IFNULL((SELECT MAX(id) FROM rentals), 0) + 1) AS next_rental \
-      FROM installation i WHERE i.id = 1) c \
-     JOIN nodes n ON n.highest_uid >= c.uid_base + c.next_rental WHERE n.forgotten_at IS NULL";
-
-fn outdated(mut row: Row) -> Result<Option<Outdated>, StoreError> {
-    let nodes: u64 = column(&mut row, "nodes")?;
-    if nodes < OUTDATED_NODES {
-        return Ok(None);
-    }
-    let counter = UidCounter {
-        uid_base: column(&mut row, "uid_base")?,
-        next_rental: column(&mut row, "next_rental")?,
-    };
-    Ok(Some(Outdated {
-        nodes,
-        highest_uid: Uid(column(&mut row, "highest_uid")?),
-        next_uid: counter.next_uid(),
-    }))
 }
 
 impl Tx {
-    pub(crate) async fn uid_counter(&mut self) -> Result<UidCounter, StoreError> {
-        let found = self
-            .first(
-                "SELECT uid_base, GREATEST(next_rental, IFNULL((SELECT MAX(id) FROM rentals), 0) + 1) AS next_rental \
-                 FROM installation WHERE id = 1",
-                (),
-            )
-            .await?;
-        let mut row = found.ok_or(StoreError::Corrupt {
-            column: "installation.id",
-            reason: "no row".to_owned(),
-        })?;
-        Ok(UidCounter {
-            uid_base: column(&mut row, "uid_base")?,
-            next_rental: column(&mut row, "next_rental")?,
-        })
-    }
-
-    pub(crate) async fn is_outdated(&mut self) -> Result<bool, StoreError> {
-        match self.first(ABOVE_COUNTER, ()).await? {
-            Some(row) => Ok(outdated(row)?.is_some()),
-            None => Ok(false),
-        }
-    }
-
     /// Locks the request of the account that a node holds, then the account.
     pub(crate) async fn lock_tenant(&mut self, node: NodeId) -> Result<Option<Tenant>, StoreError> {
         let found = self
@@ -346,45 +203,6 @@ impl Tx {
             }
             Some(_) | None => Ok(false),
         }
-    }
-
-    /// A UID above the counter: the node takes no work until an administrator has looked.
-    async fn never_given_out(
-        &mut self,
-        node: NodeId,
-        uid: Uid,
-        counter: UidCounter,
-    ) -> Result<(), StoreError> {
-        let was_outdated = self.is_outdated().await?;
-        let known = self
-            .number(
-                "SELECT COUNT(*) FROM nodes WHERE id = ? AND highest_uid IS NOT NULL",
-                (node.0,),
-            )
-            .await?;
-        let changed = self
-            .change(
-                "UPDATE nodes SET highest_uid = ? WHERE id = ? AND IFNULL(highest_uid, 0) < ? AND forgotten_at IS NULL",
-                (uid.0, node.0, uid.0),
-            )
-            .await?;
-        if changed == 0 {
-            return Ok(());
-        }
-        let next = counter.next_uid();
-        let reason = format!("uid_above_counter: UID {uid} was seen, and the next one is {next}");
-        self.quarantine(node, &reason).await?;
-        if known == 0 {
-            self.event("uid_above_counter", node.into(), Some(&reason))
-                .await?;
-        }
-        if !was_outdated && self.is_outdated().await? {
-            let detail =
-                "several nodes hold accounts that were never given out: nothing is provisioned";
-            self.event("database_outdated", About::default(), Some(detail))
-                .await?;
-        }
-        Ok(())
     }
 
     async fn held_lately(

@@ -11,14 +11,10 @@ mod support;
 use orion_core::api::ReportedAccount;
 use orion_core::{AccountState, NodeId, PublicKey, RentalId, RunKind, RunOutcome, Uid};
 use orion_store::*;
-use serde_json::{Value, json};
-use support::{Bed, UID_BASE, instance, report};
+use serde_json::json;
+use support::{Bed, UID_BASE, report, saw, uid};
 
 const KEY: [u8; 32] = [7; 32];
-
-fn uid(rental: RentalId) -> Uid {
-    Uid::of_rental(UID_BASE, rental).unwrap()
-}
 
 fn account(uid: Uid, epoch: u64, state: AccountState, locked: bool) -> ReportedAccount {
     ReportedAccount {
@@ -83,37 +79,6 @@ async fn says(bed: &Bed, seconds: i64, node: NodeId, accounts: &[ReportedAccount
     queued
 }
 
-fn events(bed: &Bed, kind: &str) -> String {
-    bed.one(&format!(
-        "SELECT COUNT(*) FROM events WHERE kind = '{kind}'"
-    ))
-}
-
-/// An inspection at this time that saw this.
-async fn inspected(bed: &Bed, seconds: i64, outcome: RunOutcome, evidence: Value) -> Recorded {
-    let store = bed.later(seconds);
-    store
-        .queue_deep_inspections(support::HOUR / 6, support::HOUR, 1_000)
-        .await
-        .unwrap();
-    store.queue_inspections(10).await.unwrap();
-    let run = bed.claim_one(RunKind::Inspect).await;
-    let report = RunReport {
-        evidence: Some(evidence),
-        ..report(outcome)
-    };
-    record_at(bed, seconds, &run, &report).await
-}
-
-async fn record_at(bed: &Bed, seconds: i64, run: &ClaimedRun, report: &RunReport) -> Recorded {
-    let store = bed.later(seconds);
-    store.record_run(&instance(1), run, report).await.unwrap()
-}
-
-fn saw(accounts: &[Value]) -> Value {
-    json!({"accounts": accounts, "counts": {"accounts": accounts.len()}})
-}
-
 #[tokio::test]
 async fn an_account_that_is_gone_or_locked_on_its_worker_is_made_again_at_a_higher_epoch() {
     for lost in [
@@ -137,8 +102,8 @@ async fn an_account_that_is_gone_or_locked_on_its_worker_is_made_again_at_a_high
         let run = bed.claim_one(RunKind::Provision).await;
         assert_eq!((run.node, run.epoch), (node, 2));
         assert!(run.account.as_ref().unwrap().password_hash.is_some());
-        record_at(&bed, 50, &run, &report(RunOutcome::Present)).await;
-        assert_eq!(events(&bed, "account_repaired"), "1");
+        bed.record_at(50, &run, &report(RunOutcome::Present)).await;
+        assert_eq!(bed.events("account_repaired"), "1");
         assert_eq!(bed.node_state(node), "alive leased");
         bed.check().await;
         assert!(
@@ -170,7 +135,7 @@ async fn nothing_is_made_again_that_is_there_was_just_made_or_is_about_to_end() 
     );
     bed.store.release(Scope::All, rental).await.unwrap();
     assert!(!says(&bed, 3_596, node, &locked).await);
-    assert_eq!(events(&bed, "account_repair"), "0");
+    assert_eq!(bed.events("account_repair"), "0");
     bed.check().await;
 }
 
@@ -202,7 +167,8 @@ async fn a_repair_that_fails_is_tried_again_and_the_second_failure_quarantines()
     for (seconds, state) in [(40, "alive leased"), (90, "alive quarantined")] {
         assert!(says(&bed, seconds, node, &[]).await);
         let run = bed.claim_one(RunKind::Provision).await;
-        record_at(&bed, seconds + 3, &run, &report(RunOutcome::Failed)).await;
+        bed.record_at(seconds + 3, &run, &report(RunOutcome::Failed))
+            .await;
         assert_eq!(bed.node_state(node), state);
         bed.check().await;
     }
@@ -239,9 +205,10 @@ async fn a_ready_node_with_an_account_that_nobody_explains_is_inspected_and_clea
     );
     says(&bed, 60, node, &still).await;
     assert_eq!(bed.node_state(node), "alive joining");
-    assert_eq!(events(&bed, "foreign_account"), "1");
+    assert_eq!(bed.events("foreign_account"), "1");
     let seen = json!({"uid": uid(rental), "epoch": 2, "state": "present", "locked": false});
-    inspected(&bed, 65, RunOutcome::Dirty, saw(&[seen])).await;
+    bed.inspected_at(65, RunOutcome::Dirty, Some(saw(&[seen])))
+        .await;
     let clean = bed.claim_one(RunKind::Clean).await;
     assert_eq!(clean.account.unwrap().uid, uid(rental));
     bed.check().await;
@@ -276,32 +243,26 @@ async fn a_leased_node_with_another_account_is_quarantined_until_its_own_is_gone
     bed.check().await;
 }
 
-#[tokio::test]
-async fn a_uid_above_the_counter_quarantines_its_node_and_two_stop_provisioning_until_the_counter_is_raised()
- {
+/// A worker's record of an account that this database never gave out, and that is gone there.
+fn lost(offset: u32) -> [ReportedAccount; 1] {
+    [account(
+        Uid(UID_BASE + offset),
+        3,
+        AccountState::Gone,
+        false,
+    )]
+}
+
+/// Four nodes: one with an active rental, one with a rental that is being made, and two whose agents know of accounts
+/// that were never given out.
+async fn outdated() -> (Bed, RentalId, OpenedRequest, Vec<NodeId>) {
     let (bed, nodes) = Bed::with_nodes(4).await;
     let rental = bed.active(bed.alice, 1).await[0];
     let waiting = bed.opened(bed.alice, 1).await;
     give_keys(&bed);
-    let held: Vec<NodeId> = bed
-        .db
-        .sql("SELECT node_id FROM accounts")
-        .iter()
-        .map(|row| NodeId(row[0].parse().unwrap()))
-        .collect();
-    let free: Vec<NodeId> = nodes
-        .into_iter()
-        .filter(|node| !held.contains(node))
-        .collect();
-    // Gone there, and yet this database never gave it out.
-    let lost = |offset| {
-        [account(
-            Uid(UID_BASE + offset),
-            3,
-            AccountState::Gone,
-            false,
-        )]
-    };
+    let held = bed.one("SELECT GROUP_CONCAT(node_id) FROM accounts");
+    let is_free = |node: &NodeId| held.split(',').all(|held| held != node.to_string());
+    let free: Vec<NodeId> = nodes.into_iter().filter(is_free).collect();
     says(&bed, 40, free[0], &lost(4_000)).await;
     assert_eq!(bed.node_state(free[0]), "alive quarantined");
     assert_eq!(bed.store.outdated().await.unwrap(), None, "one may lie");
@@ -309,32 +270,51 @@ async fn a_uid_above_the_counter_quarantines_its_node_and_two_stop_provisioning_
     assert_eq!(bed.rent(bed.bob, 2).await, free_still);
     says(&bed, 41, free[1], &lost(5_000)).await;
     says(&bed, 46, free[1], &lost(5_000)).await;
+    (bed, rental, waiting, free)
+}
+
+#[tokio::test]
+async fn a_uid_above_the_counter_quarantines_its_node_and_two_such_nodes_stop_provisioning() {
+    let (bed, rental, _, _) = outdated().await;
     let outdated = bed.store.outdated().await.unwrap().unwrap();
     assert_eq!(
         (outdated.nodes, outdated.highest_uid),
         (2, Uid(UID_BASE + 5_000))
     );
-    assert_eq!(events(&bed, "database_outdated"), "1");
-    assert_eq!(events(&bed, "uid_above_counter"), "2");
+    assert_eq!(bed.events("database_outdated"), "1");
+    assert_eq!(bed.events("uid_above_counter"), "2");
     assert_eq!(bed.rent(bed.bob, 1).await, RentDecision::DatabaseOutdated);
     assert!(bed.claim(RunKind::Provision).await.is_empty());
+    let holder = bed.one(&format!(
+        "SELECT node_id FROM accounts WHERE rental_id = {rental}"
+    ));
+    let holder = NodeId(holder.parse().unwrap());
     assert!(
-        !says(&bed, 47, held[0], &[]).await,
+        !says(&bed, 47, holder, &[]).await,
         "nor is anything made again"
     );
     bed.check().await;
-    let admin = Store::open(
-        &support::settings(&bed.db, orion_testkit::Database::ADMIN),
-        None,
-    )
-    .unwrap();
-    let next = admin.raise_counter().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn once_the_counter_is_raised_rentals_go_on_above_it_and_the_nodes_wait_for_a_look() {
+    let (bed, rental, waiting, free) = outdated().await;
+    let admin = support::settings(&bed.db, orion_testkit::Database::ADMIN);
+    let admin = Store::open(&admin, None).unwrap();
+    bed.db.sql(&format!(
+        "UPDATE nodes SET highest_uid = {UID_BASE} + 900000000 WHERE id = {}",
+        free[0]
+    ));
+    let raised = admin.raise_counter().await.unwrap();
+    assert!(matches!(raised, Raise::Incredible { .. }), "{raised:?}");
+    bed.store.forget_node(free[0]).await.unwrap();
+    let raised = admin.raise_counter().await.unwrap();
+    let Raise::To(next) = raised else {
+        panic!("{raised:?}")
+    };
     assert!(next.0 > 5_000);
-    assert_eq!(
-        admin.raise_counter().await.unwrap(),
-        Some(next),
-        "a second time: the same"
-    );
+    let again = admin.raise_counter().await.unwrap();
+    assert_eq!(again, Raise::To(next), "a second time: the same");
     admin.close().await.unwrap();
     assert_eq!(bed.store.outdated().await.unwrap(), None);
     for run in bed.claim(RunKind::Provision).await {
@@ -346,11 +326,7 @@ async fn a_uid_above_the_counter_quarantines_its_node_and_two_stop_provisioning_
     bed.record(&clean, RunOutcome::Gone).await;
     let opened = bed.opened(bed.bob, 1).await;
     assert_eq!(opened.rentals, [next]);
-    assert_eq!(
-        bed.node_state(free[1]),
-        "alive quarantined",
-        "until somebody has looked"
-    );
+    assert_eq!(bed.node_state(free[1]), "alive quarantined");
     let released = bed.store.release_from_quarantine(free[1]).await.unwrap();
     assert_eq!(released, Unquarantine::Done);
     says(&bed, 90, free[1], &lost(5_000)).await;
@@ -359,94 +335,13 @@ async fn a_uid_above_the_counter_quarantines_its_node_and_two_stop_provisioning_
 }
 
 #[tokio::test]
-async fn an_inspection_of_a_leased_node_finds_its_own_account_and_makes_one_that_is_missing_again()
-{
-    let (bed, node, rental) = leased().await;
-    let own = |locked: bool| json!({"uid": uid(rental), "epoch": 1, "state": "present", "locked": locked});
-    inspected(&bed, 700, RunOutcome::Dirty, saw(&[own(false)])).await;
-    assert_eq!(bed.node_state(node), "alive leased");
-    assert_eq!(events(&bed, "account_repair"), "0");
-    let again = Recorded::Done {
-        settled: None,
-        queued: true,
-    };
-    for (seconds, outcome, seen) in [
-        (1_400, RunOutcome::Dirty, saw(&[own(true)])),
-        (2_100, RunOutcome::Clean, saw(&[])),
-    ] {
-        assert_eq!(inspected(&bed, seconds, outcome, seen).await, again);
-        let run = bed.claim_one(RunKind::Provision).await;
-        bed.record(&run, RunOutcome::Present).await;
-    }
-    bed.check().await;
-    let bare = RunReport {
-        evidence: None,
-        ..report(RunOutcome::Clean)
-    };
-    bed.later(2_800)
-        .queue_deep_inspections(support::HOUR / 6, support::HOUR, 1)
-        .await
-        .unwrap();
-    let run = bed.claim_one(RunKind::Inspect).await;
-    let recorded = record_at(&bed, 2_800, &run, &bare).await;
-    assert_ne!(recorded, again, "what is not said is not missing");
-}
-
-#[tokio::test]
-async fn an_inspection_that_began_before_the_account_was_made_does_not_miss_it() {
-    let (bed, _) = Bed::with_nodes(1).await;
-    let store = bed.later(700);
-    let queue = store.queue_deep_inspections(support::HOUR / 6, support::HOUR, 1);
-    assert_eq!(queue.await.unwrap(), 1);
-    let inspection = bed.claim_one(RunKind::Inspect).await;
-    let store = bed.later(701);
-    let RentDecision::Opened(opened) = store
-        .rent(&support::order(bed.alice, 1, &support::unique_id()))
-        .await
-        .unwrap()
-    else {
-        panic!("a free node")
-    };
-    assert!(bed.provision(&opened).await);
-    let run = bed.claim_one(RunKind::Provision).await;
-    record_at(&bed, 701, &run, &report(RunOutcome::Present)).await;
-    let nothing = RunReport {
-        evidence: Some(saw(&[])),
-        ..report(RunOutcome::Clean)
-    };
-    record_at(&bed, 760, &inspection, &nothing).await;
-    assert_eq!(events(&bed, "account_repair"), "0");
-    bed.check().await;
-}
-
-#[tokio::test]
-async fn a_ready_node_that_is_seen_dirty_joins_again() {
-    let (bed, node, rental) = leased().await;
-    bed.store.release(Scope::All, rental).await.unwrap();
-    let clean = bed.claim_one(RunKind::Clean).await;
-    bed.record(&clean, RunOutcome::Gone).await;
-    let seen = json!({"uid": uid(rental), "epoch": 2, "state": "present", "locked": false});
-    inspected(&bed, 700, RunOutcome::Dirty, saw(&[seen])).await;
-    assert_eq!(bed.node_state(node), "alive joining");
-    assert_eq!(bed.claim_one(RunKind::Clean).await.node, node);
+async fn an_inspection_tells_of_uids_above_the_counter_too() {
     let (bed, nodes) = Bed::with_nodes(1).await;
-    let files = json!({"accounts": [], "files": ["/tmp/x"], "counts": {"accounts": 0}});
-    inspected(&bed, 700, RunOutcome::Dirty, files).await;
-    assert_eq!(
-        bed.node_state(nodes[0]),
-        "alive quarantined",
-        "nobody explains a file"
-    );
-    bed.check().await;
-}
-
-#[tokio::test]
-async fn a_process_of_another_client_is_foreign_too() {
-    let (bed, node, rental) = leased().await;
-    let own = json!({"uid": uid(rental), "epoch": 1, "state": "present", "locked": false});
-    let mut evidence = saw(&[own]);
-    evidence["processes"] = json!([{"pid": 7, "uid": uid(rental)}, {"pid": 8, "uid": UID_BASE}]);
-    inspected(&bed, 700, RunOutcome::Dirty, evidence).await;
-    assert_eq!(bed.node_state(node), "alive quarantined");
+    let mut evidence = saw(&[]);
+    evidence["max_uid"] = json!(UID_BASE + 900);
+    bed.inspected_at(700, RunOutcome::Clean, Some(evidence))
+        .await;
+    assert_eq!(bed.node_state(nodes[0]), "alive quarantined");
+    assert_eq!(bed.events("uid_above_counter"), "1");
     bed.check().await;
 }
