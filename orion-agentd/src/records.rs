@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-use orion_core::api::ReportedAccount;
+use orion_core::api::{MAX_REPORTED, ReportedAccount};
 use orion_core::{AccountState, Uid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,8 +15,6 @@ use crate::clock::{Now, wall_seconds};
 
 /// Records read for one beat at most; a worker makes one for each rental it ever had.
 const MAX_READ: usize = 4096;
-/// Accounts in one beat at most: the present ones first, then those of the highest UIDs.
-const MAX_REPORTED: usize = 256;
 /// Bytes of a record at most; the module writes some 200.
 const MAX_BYTES: u64 = 16 * 1024;
 /// The control plane gives out no UID below.
@@ -30,7 +28,7 @@ struct Record {
     state: AccountState,
 }
 
-/// The accounts this worker knows of. A file that is no good record is left out: a beat must not fail for it.
+/// The accounts this worker knows of, at most [`MAX_REPORTED`]: the present ones first, then those of the highest UIDs. A file that is no good record is left out: a beat must not fail for it.
 pub(crate) fn read(state_dir: &Path) -> Vec<ReportedAccount> {
     // The directory is made with the first account.
     let Ok(entries) = std::fs::read_dir(state_dir.join("accounts")) else {

@@ -1,24 +1,32 @@
 //! Records beats in batches: a thousand agents beat every five seconds, and a commit for each would cost an fsync each.
 
+mod reports;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use orion_core::beats::SHORTEST_S;
 use orion_core::{NodeId, ProblemCode, PublicKey};
 use orion_store::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::beats::reports::Reports;
 use crate::http::problem::{Failure, chain};
 use crate::metrics::Metrics;
+use crate::schedd::Schedd;
 
 /// The shortest time between the starts of two commits. The first beat after a quiet time is recorded at once.
 const SPACING: Duration = Duration::from_millis(500);
 
 /// Nodes of one commit.
 const MAX_BATCH: usize = 200;
+
+/// The nodes are counted that often, for the interval of beats.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// Beats that may wait; agents beyond that are told to come later.
 const MAX_WAITING: usize = 10_000;
@@ -32,6 +40,8 @@ pub struct RecordedBeat {
     pub held: Option<HeldOnNode>,
     /// The pool's SSH public keys, the newest first.
     pub pool_keys: Arc<[String]>,
+    /// When the node beats next (seconds).
+    pub interval_s: u32,
 }
 
 type Outcome = Result<RecordedBeat, Lost>;
@@ -45,6 +55,23 @@ struct Lost {
     database_down: bool,
 }
 
+/// The interval of beats that was worked out last, while it holds.
+#[derive(Debug, Clone, Default)]
+struct Interval(Arc<Mutex<Option<(u32, Instant)>>>);
+
+impl Interval {
+    fn known(&self) -> Option<u32> {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (interval_s, since) = known?;
+        (since.elapsed() < COUNT_EVERY).then_some(interval_s)
+    }
+
+    fn learn(&self, interval_s: u32) {
+        let new = Some((interval_s, Instant::now()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
 /// Hands beats to the writer.
 #[derive(Debug, Clone)]
 pub struct Beats {
@@ -53,20 +80,42 @@ pub struct Beats {
 
 impl Beats {
     /// The handle, and the writer that must be run; it ends when every handle is gone.
-    pub fn new(store: Store, metrics: Metrics) -> (Self, impl Future<Output = ()> + Send) {
-        Self::with_writer(metrics, move |beats: Vec<Beat>| {
-            let store = store.clone();
-            async move { store.beat_many(&beats).await }
+    pub fn new(
+        store: Store,
+        schedd: Schedd,
+        metrics: Metrics,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (reports, follower) = reports::follow(store.clone(), schedd);
+        let interval = Interval::default();
+        let (beats, writer) = Self::with_writer(metrics, reports, move |beats: Vec<Beat>| {
+            let (store, interval) = (store.clone(), interval.clone());
+            async move {
+                let known = interval.known();
+                let recorded = store.beat_many(&beats, known).await?;
+                if known.is_none() {
+                    interval.learn(recorded.interval_s);
+                }
+                Ok(recorded)
+            }
+        });
+        // Large, and held for as long as the daemon runs.
+        let (writer, follower) = (Box::pin(writer), Box::pin(follower));
+        (beats, async move {
+            tokio::join!(writer, follower);
         })
     }
 
-    fn with_writer<W, F>(metrics: Metrics, write: W) -> (Self, impl Future<Output = ()> + Send)
+    fn with_writer<W, F>(
+        metrics: Metrics,
+        reports: Reports,
+        write: W,
+    ) -> (Self, impl Future<Output = ()> + Send)
     where
         W: Fn(Vec<Beat>) -> F + Send + Sync,
         F: Future<Output = Result<BeatsRecorded, StoreError>> + Send,
     {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        (Self { queue }, write_all(waiting, metrics, write))
+        (Self { queue }, write_all(waiting, metrics, reports, write))
     }
 
     /// Records a beat; returns after the commit.
@@ -97,6 +146,7 @@ impl Beats {
 async fn write_all<W, F>(
     mut waiting: mpsc::Receiver<(Beat, oneshot::Sender<Outcome>)>,
     metrics: Metrics,
+    reports: Reports,
     write: W,
 ) where
     W: Fn(Vec<Beat>) -> F,
@@ -118,7 +168,7 @@ async fn write_all<W, F>(
             add(&mut batch, more);
         }
         next = Instant::now() + SPACING;
-        settle(batch, &metrics, &write).await;
+        settle(batch, &metrics, &reports, &write).await;
     }
 }
 
@@ -139,6 +189,7 @@ fn add(batch: &mut Pending, (beat, sender): (Beat, oneshot::Sender<Outcome>)) {
             outcome: BeatOutcome::OldCounter(known),
             held: None,
             pool_keys: Arc::default(),
+            interval_s: SHORTEST_S,
         };
         // An agent that hung up wants no answer.
         sender.send(Ok(copy)).unwrap_or_default();
@@ -148,7 +199,7 @@ fn add(batch: &mut Pending, (beat, sender): (Beat, oneshot::Sender<Outcome>)) {
     entry.1.push(sender);
 }
 
-async fn settle<W, F>(batch: Pending, metrics: &Metrics, write: W)
+async fn settle<W, F>(batch: Pending, metrics: &Metrics, reports: &Reports, write: W)
 where
     W: Fn(Vec<Beat>) -> F,
     F: Future<Output = Result<BeatsRecorded, StoreError>>,
@@ -165,12 +216,18 @@ where
     });
     let outcomes: Vec<Outcome> = match result {
         Ok(recorded) => {
+            metrics.beat_interval.set(recorded.interval_s.into());
+            for report in recorded.differing {
+                // Where there is no room the next beat says it again.
+                reports.try_send(report).unwrap_or_default();
+            }
             let pool_keys: Arc<[String]> = recorded.pool_keys.into();
             let with_keys = |(outcome, node): (BeatOutcome, NodeId)| {
                 Ok(RecordedBeat {
                     outcome,
                     held: recorded.held.get(&node).copied(),
                     pool_keys: Arc::clone(&pool_keys),
+                    interval_s: recorded.interval_s,
                 })
             };
             let outcomes = recorded.outcomes.iter().copied();
@@ -207,7 +264,12 @@ mod tests {
             agent: "0.1.0".to_owned(),
             signed: None,
             signing_key: None,
+            accounts: None,
         }
+    }
+
+    fn no_reports() -> Reports {
+        mpsc::channel(1).0
     }
 
     fn signed(node: u64, key: u8, counter: u64) -> Beat {
@@ -227,24 +289,25 @@ mod tests {
     fn recorder() -> (Beats, Written) {
         let written = Written::default();
         let kept = Arc::clone(&written);
-        let (beats, writer) = Beats::with_writer(Metrics::default(), move |batch: Vec<Beat>| {
-            let judge = |beat: &Beat| match beat.node.0 {
-                0..1000 => RECORDED,
-                _ => BeatOutcome::Unknown,
-            };
-            let recorded = BeatsRecorded {
-                outcomes: batch.iter().map(judge).collect(),
-                held: HashMap::new(),
-                pool_keys: vec!["ssh-ed25519 AAAA".to_owned()],
-            };
-            let mut rows: Vec<_> = batch
-                .into_iter()
-                .map(|beat| (beat.node.0, beat.boot_id))
-                .collect();
-            rows.sort();
-            kept.lock().unwrap().push(rows);
-            async move { Ok(recorded) }
-        });
+        let (beats, writer) =
+            Beats::with_writer(Metrics::default(), no_reports(), move |batch: Vec<Beat>| {
+                let judge = |beat: &Beat| match beat.node.0 {
+                    0..1000 => RECORDED,
+                    _ => BeatOutcome::Unknown,
+                };
+                let recorded = BeatsRecorded {
+                    outcomes: batch.iter().map(judge).collect(),
+                    pool_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+                    ..BeatsRecorded::default()
+                };
+                let mut rows: Vec<_> = batch
+                    .into_iter()
+                    .map(|beat| (beat.node.0, beat.boot_id))
+                    .collect();
+                rows.sort();
+                kept.lock().unwrap().push(rows);
+                async move { Ok(recorded) }
+            });
         tokio::spawn(writer);
         (beats, written)
     }
@@ -351,8 +414,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_the_commit_fails_every_agent_learns_it_and_the_next_batch_is_tried() {
-        let (beats, writer) =
-            Beats::with_writer(Metrics::default(), |_| async { Err(StoreError::TimedOut) });
+        let (beats, writer) = Beats::with_writer(Metrics::default(), no_reports(), |_| async {
+            Err(StoreError::TimedOut)
+        });
         tokio::spawn(writer);
         for _ in 0..2 {
             let failure = beats.record(beat(1, "a")).await.unwrap_err();

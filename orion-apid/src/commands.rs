@@ -12,7 +12,7 @@ use orion_daemon::{
     ConfigArgs, KeyId, Keyring, SecretError, Settings, generate_key_line, secret_file,
     write_secret_new,
 };
-use orion_store::{DatabaseSettings, bootstrap};
+use orion_store::{DatabaseSettings, Raise, bootstrap};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::fs::{FlockOperation, flock};
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     RotateSigningKey,
     /// Take the older signing keys away, once every agent believes the newest; then restart every orion-apid
     RetireSigningKey(DatabaseArgs),
+    /// Set the counter of rentals above every account that workers reported, after an old database was restored
+    RaiseCounter(DatabaseArgs),
     /// Make an administrator; the password is asked for, or read from standard input
     CreateAdmin {
         /// The administrator's name
@@ -255,6 +257,27 @@ pub(crate) async fn retire_signing_key(
         "{} has its newest key alone; {RESTART}",
         path.display()
     ))
+}
+
+/// `orion-apid raise-counter`
+pub(crate) async fn raise_counter(
+    settings: &ApidSettings,
+    database: &DatabaseArgs,
+) -> anyhow::Result<()> {
+    let store = open(&database.apply(&settings.database))?;
+    let raised = store.raise_counter().await?;
+    store.close().await?;
+    match raised {
+        Raise::To(next) => say(&format!(
+            "the next rental has the id {next}; nodes with accounts that nobody knows stay quarantined: clean them and release them"
+        )),
+        Raise::NotNeeded => {
+            say("no node reported an account above the counter; nothing was changed")
+        }
+        Raise::Incredible { hostname, uid } => bail!(
+            "{hostname} reports UID {uid}, which is too high to be believed; delete that node first; nothing was changed"
+        ),
+    }
 }
 
 /// UID and GID of the daemon's system user; `None` where there is none, or we could not give files away.

@@ -41,6 +41,9 @@ pub fn main(arguments: Arguments) -> ExitCode {
             Some(Command::RetireSigningKey(database)) => {
                 commands::retire_signing_key(&settings, &database).await
             }
+            Some(Command::RaiseCounter(database)) => {
+                commands::raise_counter(&settings, &database).await
+            }
             Some(Command::CreateAdmin { name, database }) => {
                 commands::create_admin(&settings, &name, &database).await
             }

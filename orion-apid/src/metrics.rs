@@ -38,6 +38,8 @@ pub struct Metrics {
     pub beat_commits: Counter,
     /// Beats recorded by them.
     pub beats: Counter,
+    /// How often agents are told to beat (seconds).
+    pub beat_interval: Gauge,
 }
 
 impl Default for Metrics {
@@ -49,6 +51,7 @@ impl Default for Metrics {
             hash_refused: Counter::default(),
             beat_commits: Counter::default(),
             beats: Counter::default(),
+            beat_interval: Gauge::default(),
         }
     }
 }
@@ -75,6 +78,11 @@ impl Metrics {
             self.beat_commits.clone(),
         );
         registry.register("beats", "Beats recorded", self.beats.clone());
+        registry.register(
+            "beat_interval_seconds",
+            "How often agents are told to beat",
+            self.beat_interval.clone(),
+        );
     }
 
     /// Counts one answer. `operation` is a name of the route table, never a client's text.

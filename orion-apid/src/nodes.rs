@@ -51,7 +51,7 @@ pub async fn forget(call: Call, admin: Admin) -> Result<Reply, Failure> {
 /// `POST /api/nodes/{node_id}/release-from-quarantine`: the node joins again and is inspected before anybody gets it.
 ///
 /// # Errors
-/// `not_found`; `wrong_state` where it is not quarantined.
+/// `not_found`; `wrong_state` where it is not quarantined, or a rental is on it.
 pub async fn release_from_quarantine(call: Call, admin: Admin) -> Result<Reply, Failure> {
     let node = call.path_id(NodeId)?;
     call.no_fields()?;
@@ -68,6 +68,10 @@ pub async fn release_from_quarantine(call: Call, admin: Admin) -> Result<Reply, 
             let detail = format!("the node is not quarantined but {now}");
             Err(Failure::new(ProblemCode::WrongState, detail))
         }
+        Unquarantine::Held => Err(Failure::new(
+            ProblemCode::WrongState,
+            "a rental is on the node; release it, or wait until it ends",
+        )),
     }
 }
 

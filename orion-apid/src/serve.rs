@@ -41,8 +41,9 @@ pub(crate) async fn serve(settings: ApidSettings) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let store = open(&settings.database)?;
-    let (beats, writer) = Beats::new(store.clone(), metrics.clone());
-    let app = app(settings, store, beats, metrics)?;
+    let schedd = Schedd::default();
+    let (beats, writer) = Beats::new(store.clone(), schedd.clone(), metrics.clone());
+    let app = app(settings, store, schedd, beats, metrics)?;
     let pages = OpsPages::new(registry);
     let shell = Shell::start(&app.settings, &health::COMPONENTS, pages).await?;
     let clients = Listener::bind("clients", app.settings.listen.clients).await?;
@@ -87,6 +88,7 @@ pub(crate) async fn serve(settings: ApidSettings) -> anyhow::Result<()> {
 fn app(
     settings: ApidSettings,
     store: Store,
+    schedd: Schedd,
     beats: Beats,
     metrics: Metrics,
 ) -> anyhow::Result<Arc<App>> {
@@ -108,7 +110,7 @@ fn app(
             settings.database.tcp_addresses(),
             is_own_address,
         ),
-        schedd: Schedd::default(),
+        schedd,
         beats,
         gate: Gate::default(),
         metrics,

@@ -2,12 +2,14 @@
 
 pub mod host_key;
 
-use orion_core::api::{BeatReply, Countdown, RegisterReply, Trust};
+use orion_core::api::{BeatReply, Countdown, RegisterReply, ReportedAccount, Trust};
+use orion_core::beats::SHORTEST_S;
 use orion_core::{AddressGuard, HostName, NodeId, ProblemCode, PublicKey, Uid};
 use orion_store::{
     Address, Admission, Beat, BeatOutcome, HeldOnNode, Refusal, Registered, Registration, SignedBy,
     TokenFault, Wanted,
 };
+use serde_json::Value;
 
 use crate::auth::agent::Agent;
 use crate::config::RegistrationMode;
@@ -16,9 +18,6 @@ use crate::http::problem::{Failure, Number};
 use crate::http::reply::Reply;
 use crate::http::request::Call;
 use crate::workers::host_key::HostKeys;
-
-/// When an agent beats next (seconds).
-const NEXT_BEAT_S: u32 = 5;
 
 /// The longest text of an agent's version, and of a boot id (characters); as wide as their columns.
 const MAX_AGENT: usize = 32;
@@ -84,6 +83,7 @@ pub struct BeatForm {
     boot_id: String,
     agent: String,
     signing_key: Option<PublicKey>,
+    accounts: Option<Vec<ReportedAccount>>,
 }
 
 /// `POST /api/workers/register`: registers or updates.
@@ -138,7 +138,7 @@ async fn welcome(
     Ok(RegisterReply {
         message: message.to_owned(),
         node_id,
-        next_beat_s: NEXT_BEAT_S,
+        next_beat_s: SHORTEST_S,
         trust,
     })
 }
@@ -295,13 +295,14 @@ pub async fn beat(call: Call, agent: Agent) -> Result<Reply, Failure> {
         agent: form.agent,
         signed: agent.signed_by(),
         signing_key: form.signing_key,
+        accounts: form.accounts,
     };
     let recorded = call.app.beats.record(beat).await?;
     // Who does not sign gets no countdown: nobody could tell it from a stranger's.
     let signs = agent != Agent::Bare;
     match recorded.outcome {
         BeatOutcome::Recorded { status } => Reply::ok(&BeatReply {
-            next_beat_s: NEXT_BEAT_S,
+            next_beat_s: recorded.interval_s,
             accounts: recorded
                 .held
                 .filter(|_| signs)
@@ -369,7 +370,7 @@ pub fn beat_form(mut fields: Fields) -> Result<BeatForm, Failure> {
     let agent = fields.text("agent");
     let agent = fields.parse_as("agent", agent, |text| check_short(text, MAX_AGENT));
     let signing_key = public_key(&mut fields, "signing_key");
-    fields.list("accounts");
+    let accounts = fields.optional_list("accounts").and_then(read_accounts);
     let form = node
         .zip(boot_id)
         .zip(agent)
@@ -378,8 +379,15 @@ pub fn beat_form(mut fields: Fields) -> Result<BeatForm, Failure> {
             boot_id,
             agent,
             signing_key,
+            accounts,
         });
     fields.finish(Unknown::Tolerated, form)
+}
+
+/// `None` where one of them can't be read: an agent that is newer must not seem to have lost an account.
+fn read_accounts(items: Vec<Value>) -> Option<Vec<ReportedAccount>> {
+    let read = items.into_iter().map(serde_json::from_value);
+    read.collect::<Result<_, _>>().ok()
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct ScheddSettings {
     pub addresses: AddressRules,
     /// How workers are looked at.
     pub probe: ProbeSettings,
+    /// How often workers are looked at closely.
+    pub health_check: HealthCheckSettings,
     /// Where orion-apid says that there is work.
     pub notify: NotifySettings,
     /// How rentals move off nodes that died or drain.
@@ -85,6 +87,14 @@ pub struct ProbeSettings {
     pub timeout_s: u32,
     /// Probes at once.
     pub at_once: usize,
+}
+
+/// `[health_check]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheckSettings {
+    /// How often each node is looked at through Ansible, in minutes.
+    pub deep_every_minutes: u32,
 }
 
 /// `[notify]`
@@ -150,6 +160,9 @@ impl Default for ScheddSettings {
             probe: ProbeSettings {
                 timeout_s: 12,
                 at_once: 64,
+            },
+            health_check: HealthCheckSettings {
+                deep_every_minutes: 10,
             },
             notify: NotifySettings {
                 socket: "/run/orion-schedd/notify.sock".into(),
@@ -219,6 +232,11 @@ impl Settings for ScheddSettings {
             (1..=1024).contains(&self.probe.at_once),
             "probe.at_once",
             "must be 1 to 1024",
+        );
+        faults.require(
+            (1..=1440).contains(&self.health_check.deep_every_minutes),
+            "health_check.deep_every_minutes",
+            "must be 1 to 1440 minutes",
         );
         check_range(faults, "migration.grace_s", self.migration.grace_s, 0, 3600);
         faults.require(

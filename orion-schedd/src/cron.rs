@@ -189,6 +189,7 @@ impl Cron {
     /// Starts the job in its slot, or counts why not.
     fn tick(&self, job: Job) {
         if self.leader.epoch().is_none() {
+            self.context.forget_alarms();
             return self.metrics.job_ticked(job.name(), "not_leader");
         }
         if !self.book.begin(job) {

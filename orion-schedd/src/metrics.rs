@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     clock_step_seconds: Gauge<f64, AtomicU64>,
     debts: Gauge,
     oldest_debt: Gauge<f64, AtomicU64>,
+    database_outdated: Gauge,
+    agents_down: Gauge,
 }
 
 fn hosts_buckets() -> Histogram {
@@ -57,6 +59,8 @@ impl Default for Metrics {
             clock_step_seconds: Gauge::default(),
             debts: Gauge::default(),
             oldest_debt: Gauge::default(),
+            database_outdated: Gauge::default(),
+            agents_down: Gauge::default(),
         }
     }
 }
@@ -118,6 +122,16 @@ impl Metrics {
             "migration_suspended",
             "1 while nothing moves because too much fails at once",
             self.migration_suspended.clone(),
+        );
+        registry.register(
+            "database_outdated",
+            "1 while nothing is provisioned because workers hold accounts that were never given out",
+            self.database_outdated.clone(),
+        );
+        registry.register(
+            "agents_down",
+            "Nodes whose agent is silent although SSH works",
+            self.agents_down.clone(),
         );
         registry.register(
             "clock_step_seconds",
@@ -200,6 +214,17 @@ impl Metrics {
         self.debts
             .set(i64::try_from(debts.count).unwrap_or(i64::MAX));
         self.oldest_debt.set(debts.oldest.as_secs_f64());
+    }
+
+    /// Whether workers hold accounts that the database never gave out.
+    pub(crate) fn database_outdated(&self, outdated: bool) {
+        self.database_outdated.set(i64::from(outdated));
+    }
+
+    /// So many agents are silent on machines that are alive.
+    pub(crate) fn agents_down(&self, nodes: u64) {
+        self.agents_down
+            .set(i64::try_from(nodes).unwrap_or(i64::MAX));
     }
 
     /// Whether this instance leads.

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::ScheddSettings;
 use crate::cron::{Cron, JobBook};
 use crate::executor::{Executor, Parts};
-use crate::jobs::{self, Grace, JobContext};
+use crate::jobs::{self, Grace, JobContext, Ticks};
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::notify::{NotifySocket, Settled, Wake};
@@ -131,6 +131,10 @@ impl Common {
             settled: self.settled.clone(),
             prober,
             grace: Grace::new(Duration::from_secs(settings.migration.grace_s.into())),
+            ticks: Ticks::default(),
+            deep_every: Duration::from_secs(
+                u64::from(settings.health_check.deep_every_minutes) * 60,
+            ),
             ready,
             metrics: self.metrics.clone(),
         }

@@ -89,6 +89,9 @@ pub struct NodeView {
     pub awaits_approval: bool,
     /// An account on it is not gone.
     pub allocated: bool,
+    /// Its agent; null where none ever beat, and unless the caller is an administrator.
+    #[serde(default)]
+    pub agent: Option<AgentView>,
     /// Its rental; null where there is none, and for somebody else's unless the caller is an administrator.
     pub lease: Option<LeaseView>,
     /// The account that must still go from it; null where there is none, and unless the caller is an administrator.
@@ -135,6 +138,17 @@ pub struct NodeName {
     pub node_id: NodeId,
     /// As it registered.
     pub hostname: String,
+}
+
+/// A node's agent as `GET /api/nodes` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentView {
+    /// As it says.
+    pub version: String,
+    /// UTC.
+    pub last_beat_at: UtcTime,
+    /// UTC; null unless it is silent while the machine lets the control plane in.
+    pub down_since: Option<UtcTime>,
 }
 
 /// A rental as `GET /api/nodes` shows it.
@@ -338,6 +352,9 @@ pub struct BeatRequest {
     #[serde(default)]
     pub accounts: Vec<ReportedAccount>,
 }
+
+/// Accounts in one beat at most: whoever reports so many may have more.
+pub const MAX_REPORTED: usize = 256;
 
 /// An account as a worker reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod api;
+pub mod beats;
 pub mod ids;
 pub mod join;
 pub mod keys;

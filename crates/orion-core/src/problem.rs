@@ -97,6 +97,8 @@ codes!(
     Internal = "internal", 500, "Internal error";
     /// Fewer free nodes than asked for.
     NoFreeNode = "no_free_node", 503, "Not enough free nodes";
+    /// Workers hold accounts that the database never gave out: it was restored from a backup, or several workers lie.
+    DatabaseOutdated = "database_outdated", 503, "The database is an old one";
     /// The accounts could not be made in time; everything was undone.
     ProvisioningFailed = "provisioning_failed", 503, "The machines could not be prepared";
     /// The database does not answer.

@@ -48,6 +48,18 @@ impl Readiness {
         self.set(component, Some(reason.into()));
     }
 
+    /// These components are nothing that this daemon knows of any more.
+    pub fn forget(&self, components: &[&str]) {
+        let mut state = self.lock();
+        let known = state.components.len();
+        state
+            .components
+            .retain(|name, _| !components.contains(&name.as_str()));
+        if state.components.len() != known {
+            state.tell();
+        }
+    }
+
     /// A few words for `systemctl status`, as in `node 42`.
     pub fn note(&self, note: impl Into<String>) {
         let note = note.into();

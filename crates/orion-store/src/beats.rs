@@ -1,12 +1,14 @@
 //! Agents' signs of life, and the counters of what they sign.
 
 use crate::register::SignedBy;
+use crate::reports::AccountsReport;
 use crate::row::{column, word, word_or_null};
 use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
-use orion_core::{AccountState, NodeId, NodeStatus, PublicKey, Uid};
+use orion_core::api::ReportedAccount;
+use orion_core::{AccountState, NodeId, NodeStatus, PublicKey, Uid, beats};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ pub struct Beat {
     pub signed: Option<SignedBy>,
     /// The first of the control plane's keys that the agent believes.
     pub signing_key: Option<PublicKey>,
+    /// What it says of the accounts there; `None` where that can't be read. Believed only if it is signed.
+    pub accounts: Option<Vec<ReportedAccount>>,
 }
 
 /// What became of a beat.
@@ -52,6 +56,10 @@ pub struct BeatsRecorded {
     pub held: HashMap<NodeId, HeldOnNode>,
     /// The pool's SSH public keys, the newest first.
     pub pool_keys: Vec<String>,
+    /// When each node beats next (seconds).
+    pub interval_s: u32,
+    /// What signed beats say of accounts and the database does not: for [`Store::follow_report`].
+    pub differing: Vec<AccountsReport>,
 }
 
 /// The account that is not gone from a node; there is never a second.
@@ -104,11 +112,16 @@ impl Known {
 }
 
 impl Store {
-    /// Records beats, at most one of a node and signer, all in one transaction that advances the nodes' counters.
+    /// Records beats, at most one of a node and signer, all in one transaction that advances the nodes' counters. Their
+    /// answers tell `interval_s`; `None` counts the nodes anew for it.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn beat_many(&self, beats: &[Beat]) -> Result<BeatsRecorded, StoreError> {
+    pub async fn beat_many(
+        &self,
+        beats: &[Beat],
+        interval_s: Option<u32>,
+    ) -> Result<BeatsRecorded, StoreError> {
         if beats.is_empty() {
             return Ok(BeatsRecorded::default());
         }
@@ -127,13 +140,20 @@ impl Store {
                 .collect();
             // By id, so that two replicas' batches don't wait for each other in a circle.
             good.sort_unstable_by_key(|beat| beat.node);
-            tx.write_beats(&good).await?;
+            let interval_s = match interval_s {
+                Some(known) => known,
+                None => beats::interval_s(tx.live_nodes().await?),
+            };
+            tx.write_beats(&good, interval_s).await?;
             let held = tx.held_on(&good).await?;
             let pool_keys = tx.pool_keys().await?;
+            let differing = tx.differing(&good, &held).await?;
             Finish::Commit(BeatsRecorded {
                 outcomes,
                 held,
                 pool_keys,
+                interval_s,
+                differing,
             })
         })
     }
@@ -199,11 +219,20 @@ impl Tx {
             .collect()
     }
 
-    async fn write_beats(&mut self, beats: &[&Beat]) -> Result<(), StoreError> {
+    /// Nodes that may beat.
+    async fn live_nodes(&mut self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT COUNT(*) FROM nodes WHERE forgotten_at IS NULL AND status <> 'dead'",
+            (),
+        )
+        .await
+    }
+
+    async fn write_beats(&mut self, beats: &[&Beat], interval_s: u32) -> Result<(), StoreError> {
         if beats.is_empty() {
             return Ok(());
         }
-        let mut values: Vec<Value> = Vec::with_capacity(beats.len() * 6);
+        let mut values: Vec<Value> = Vec::with_capacity(beats.len() * 7);
         for beat in beats {
             values.push(beat.node.0.into());
             values.push(self.now.into());
@@ -211,14 +240,16 @@ impl Tx {
             values.push(beat.agent.as_str().into());
             values.push(beat.signed.map_or(0, |by| by.counter).into());
             values.push(beat.signing_key.map(|key| key.to_string()).into());
+            values.push(interval_s.into());
         }
-        let places = vec!["(?, ?, ?, ?, ?, ?)"; beats.len()].join(", ");
+        let places = vec!["(?, ?, ?, ?, ?, ?, ?)"; beats.len()].join(", ");
         // GREATEST: two first beats of a node at once find no row to lock.
         self.change(
             &format!(
-                "INSERT INTO beats (node_id, beat_at, boot_id, agent, counter, signing_key) VALUES {places} \
+                "INSERT INTO beats (node_id, beat_at, boot_id, agent, counter, signing_key, interval_s) VALUES {places} \
                  ON DUPLICATE KEY UPDATE beat_at = VALUES(beat_at), boot_id = VALUES(boot_id), \
-                 agent = VALUES(agent), counter = GREATEST(counter, VALUES(counter)), signing_key = VALUES(signing_key)"
+                 agent = VALUES(agent), counter = GREATEST(counter, VALUES(counter)), signing_key = VALUES(signing_key), \
+                 interval_s = VALUES(interval_s)"
             ),
             values,
         )
@@ -270,6 +301,31 @@ impl Tx {
             .collect()
     }
 
+    /// What is worth a closer look, found without locks: the next beat says it again.
+    async fn differing(
+        &mut self,
+        beats: &[&Beat],
+        held: &HashMap<NodeId, HeldOnNode>,
+    ) -> Result<Vec<AccountsReport>, StoreError> {
+        let reports: Vec<AccountsReport> = beats
+            .iter()
+            .filter(|beat| beat.signed.is_some())
+            .filter_map(|beat| {
+                let accounts = beat.accounts.clone()?;
+                Some(AccountsReport {
+                    node: beat.node,
+                    accounts,
+                })
+            })
+            .collect();
+        if reports.is_empty() {
+            return Ok(reports);
+        }
+        let counter = self.uid_counter().await?;
+        let differs = |report: &AccountsReport| report.differs(held.get(&report.node), counter);
+        Ok(reports.into_iter().filter(differs).collect())
+    }
+
     /// Takes a registration for a sign of life, and its counter with it. The highest counter so far where it is not
     /// above that.
     pub(crate) async fn advance_counter(&mut self, beat: &Beat) -> Result<Option<u64>, StoreError> {
@@ -283,7 +339,7 @@ impl Tx {
         if counter <= highest {
             return Ok(Some(highest));
         }
-        self.write_beats(&[beat]).await?;
+        self.write_beats(&[beat], beats::SHORTEST_S).await?;
         Ok(None)
     }
 }

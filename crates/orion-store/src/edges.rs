@@ -174,14 +174,14 @@ impl Tx {
         Ok(changed == 1)
     }
 
-    /// Queues an inspection of a node that is joining, unless one is open.
+    /// Queues an inspection of a node, unless one is open.
     pub(crate) async fn queue_inspection(&mut self, node: NodeId) -> Result<bool, StoreError> {
         let now = self.now;
         let changed = self
             .change(
                 "INSERT INTO runs (kind, node_id, epoch, state, created_at) \
                  SELECT 'inspect', id, 0, 'queued', ? FROM nodes \
-                 WHERE id = ? AND availability = 'joining' AND forgotten_at IS NULL AND awaits_approval = FALSE \
+                 WHERE id = ? AND forgotten_at IS NULL AND awaits_approval = FALSE \
                  ON DUPLICATE KEY UPDATE id = runs.id",
                 (now, node.0),
             )

@@ -8,6 +8,7 @@ use crate::{Store, StoreError};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
 use orion_core::{AccountId, EndReason, NodeId, RentalId, RequestId, RunId, RunKind, UndoReason};
+use std::time::Duration;
 
 /// What `reconcile` healed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +54,9 @@ impl Sweep {
 
 /// Rows looked at in one go; the next tick does the rest.
 const BATCH: u32 = 200;
+
+/// A node whose status comes and goes is not inspected more often than this.
+const CALM: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Ids that a statement finds, as of the database's clock. Only to know where to look: each is decided anew under
@@ -196,8 +200,50 @@ impl Store {
             Ok(self.conn().await?.exec(sql, (now, now, limit)).await?)
         })
         .await?;
+        self.queue_inspections_of(joining).await
+    }
+
+    /// Queues an inspection for nodes that are not joining: at once where the status changed since the last one (suspect
+    /// now, or back), and else each `every`. `tick` is how long ago this was called last: with it the pool of so many
+    /// `nodes` is gone through evenly.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn queue_deep_inspections(
+        &self,
+        every: Duration,
+        tick: Duration,
+        nodes: u64,
+    ) -> Result<u64, StoreError> {
+        let now = self.now().await?.0;
+        let of_a_tick = u128::from(nodes) * tick.as_millis();
+        let evenly = of_a_tick.div_ceil(every.as_millis().max(1));
+        let evenly = u32::try_from(evenly).unwrap_or(BATCH).clamp(1, BATCH);
+        let of_those = |due: &str| {
+            format!(
+                "SELECT n.id FROM nodes n WHERE n.availability <> 'joining' AND n.forgotten_at IS NULL \
+                 AND n.contact_host IS NOT NULL AND n.awaits_approval = FALSE AND n.status IN ('alive', 'suspect') \
+                 AND NOT EXISTS (SELECT 1 FROM runs u WHERE u.open_for = CONCAT('inspect ', n.id)) \
+                 AND ({due}) ORDER BY n.last_inspected_at LIMIT ?"
+            )
+        };
+        let changed = of_those("n.last_inspected_at < n.status_since AND n.last_inspected_at <= ?");
+        let rolling = of_those(
+            "n.last_inspected_at IS NULL OR n.last_inspected_at <= ? OR n.last_inspected_at > ? + INTERVAL 1 HOUR",
+        );
+        let (calm, due) = (now - CALM, now - every);
+        let mut ids: Vec<u64> =
+            bounded(async { Ok(self.conn().await?.exec(changed, (calm, BATCH)).await?) }).await?;
+        let others: Vec<u64> =
+            bounded(async { Ok(self.conn().await?.exec(rolling, (due, now, evenly)).await?) })
+                .await?;
+        ids.extend(others);
+        self.queue_inspections_of(ids).await
+    }
+
+    async fn queue_inspections_of(&self, nodes: Vec<u64>) -> Result<u64, StoreError> {
         let (mut queued, mut sweep) = (0, Sweep::default());
-        for id in joining {
+        for id in nodes {
             let result = unit!(self, |tx| {
                 Finish::Commit(tx.queue_inspection(NodeId(id)).await?)
             });

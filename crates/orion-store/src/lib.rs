@@ -7,9 +7,11 @@
 //! is locked first, by those alone that change it. Whatever touches a
 //! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
 
+mod agents;
 mod beats;
 pub mod bootstrap;
 mod clock;
+mod counter;
 mod debts;
 mod edges;
 mod error;
@@ -25,6 +27,7 @@ mod record;
 mod register;
 mod rent;
 mod rentals;
+mod reports;
 mod reset;
 mod row;
 mod runs;
@@ -32,8 +35,10 @@ mod schema;
 mod tx;
 mod users;
 
+pub use agents::AgentsJudged;
 pub use beats::{Beat, BeatOutcome, BeatsRecorded, HeldOnNode, Wanted};
 pub use clock::ClockStep;
+pub use counter::{Outdated, Raise};
 pub use debts::{DebtAlarm, Debts};
 pub use error::StoreError;
 pub use jobs::Reconciled;
@@ -50,6 +55,7 @@ pub use rent::{
     RequestView,
 };
 pub use rentals::{Extension, Release};
+pub use reports::AccountsReport;
 pub use row::Address;
 pub use runs::{ClaimedAccount, ClaimedRun};
 pub use schema::{AppliedSchema, SchemaFit};

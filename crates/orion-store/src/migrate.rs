@@ -81,6 +81,9 @@ impl Store {
         for id in self.live_rentals(&lost, limit).await? {
             done.degraded += u64::from(self.degrade(id).await?);
         }
+        if self.outdated().await?.is_some() {
+            return Ok(done);
+        }
         for waiting in [DEGRADED, DRAINED] {
             for id in self.live_rentals(waiting, limit).await? {
                 match self.begin_move(id).await? {

@@ -5,7 +5,7 @@ use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Scope, Store, StoreError};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
-use orion_core::api::{DebtView, LeaseView, NodeView};
+use orion_core::api::{AgentView, DebtView, LeaseView, NodeView};
 use orion_core::{Availability, NodeId, RentalId, RentalState, Uid, UserId};
 
 /// What became of forgetting a node.
@@ -28,6 +28,8 @@ pub enum Unquarantine {
     NotFound,
     /// It is not quarantined.
     WrongState(Availability),
+    /// A rental is on it, and it could not be inspected.
+    Held,
 }
 
 /// What became of an approval.
@@ -43,12 +45,12 @@ pub enum Approval {
 
 const SELECT: &str = "SELECT n.id, n.hostname, n.client_host, n.client_port, n.status, n.status_reason, n.status_since, \
      n.last_checked_at, n.availability, n.availability_reason, n.draining, n.drain_move, n.awaits_approval, \
-     a.id IS NOT NULL AS allocated, r.id AS rental_id, r.user_id, r.leased_from, r.leased_until, r.state, \
+     a.id IS NOT NULL AS allocated, b.agent, b.beat_at, n.agent_down_since, r.id AS rental_id, r.user_id, r.leased_from, r.leased_until, r.state, \
      d.rental_id AS debtor, d.uid, d.state_since, \
      (SELECT COUNT(*) FROM runs u WHERE u.account_id = d.id AND u.kind = 'clean' AND u.finished_at IS NOT NULL) AS attempts, \
      (SELECT CONCAT_WS(': ', u.outcome, u.detail) FROM runs u WHERE u.account_id = d.id AND u.kind = 'clean' \
       AND u.finished_at IS NOT NULL ORDER BY u.finished_at DESC, u.id DESC LIMIT 1) AS last_result \
-     FROM nodes n LEFT JOIN accounts a ON a.held_node = n.id \
+     FROM nodes n LEFT JOIN beats b ON b.node_id = n.id LEFT JOIN accounts a ON a.held_node = n.id \
      LEFT JOIN accounts d ON d.held_node = n.id AND d.state = 'leaving' \
      LEFT JOIN rentals r ON r.id = a.rental_id AND (? IS NULL OR r.user_id = ?) \
      WHERE n.forgotten_at IS NULL";
@@ -142,10 +144,14 @@ impl Store {
             {
                 None => Finish::Rollback(Unquarantine::NotFound),
                 Some(Availability::Quarantined) => {
+                    let wanted = "SELECT COUNT(*) FROM accounts WHERE held_node = ? AND state IN ('making', 'present')";
+                    if tx.number(wanted, (id.0,)).await? > 0 {
+                        return Ok(Unquarantine::Held);
+                    }
                     tx.move_node(id, Availability::Quarantined, Availability::Joining, None)
                         .await?;
                     tx.change(
-                        "UPDATE nodes SET failed_provisions = 0, failed_checks = 0, deaths = 0, held_until = NULL WHERE id = ?",
+                        "UPDATE nodes SET failed_provisions = 0, failed_checks = 0, deaths = 0, held_until = NULL, highest_uid = NULL WHERE id = ?",
                         (id.0,),
                     )
                     .await?;
@@ -248,6 +254,14 @@ fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
             last_result: column(&mut row, "last_result")?,
         }),
     };
+    let agent = match instant_or_null(&mut row, "beat_at")? {
+        Some(last_beat_at) if scope == Scope::All => Some(AgentView {
+            version: column(&mut row, "agent")?,
+            last_beat_at,
+            down_since: instant_or_null(&mut row, "agent_down_since")?,
+        }),
+        Some(_) | None => None,
+    };
     Ok(NodeView {
         node_id: NodeId(column(&mut row, "id")?),
         hostname: column(&mut row, "hostname")?,
@@ -265,6 +279,7 @@ fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
         drain_move: column(&mut row, "drain_move")?,
         awaits_approval: column(&mut row, "awaits_approval")?,
         allocated: column(&mut row, "allocated")?,
+        agent,
         lease,
         debt,
     })

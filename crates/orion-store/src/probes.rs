@@ -6,6 +6,7 @@ use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
+use orion_core::beats::SILENT_INTERVALS;
 use orion_core::{Availability, NodeId, NodeStatus};
 
 /// A node to dial.
@@ -49,11 +50,9 @@ pub enum ProbeResult {
     Refused(String),
 }
 
-/// Dead after so many failures in a row over at least `DEAD_AFTER_S` seconds, without a beat in the last
-/// `BEAT_GRACE_S` seconds (four beats of 5 s).
+/// Dead after so many failures in a row over at least `DEAD_AFTER_S` seconds, where the agent is silent, too.
 const DEAD_AFTER_FAILURES: u32 = 3;
 const DEAD_AFTER_S: u32 = 10;
-const BEAT_GRACE_S: u32 = 20;
 /// A node whose agent beats is dead all the same when nobody could log in for so long.
 const DEAD_IN_SPITE_OF_BEATS_S: u32 = 180;
 /// So many deaths within a day make it an administrator's matter.
@@ -300,9 +299,10 @@ impl Tx {
                 "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ? \
                  WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
                  AND n.failing_since <= ? - INTERVAL ? SECOND \
-                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? SECOND OR n.failing_since <= ? - INTERVAL ? SECOND)",
+                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? * b.interval_s SECOND \
+                      OR n.failing_since <= ? - INTERVAL ? SECOND)",
                 (
-                    now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, BEAT_GRACE_S, now,
+                    now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, SILENT_INTERVALS, now,
                     DEAD_IN_SPITE_OF_BEATS_S,
                 ),
             )

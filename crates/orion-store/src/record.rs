@@ -4,6 +4,8 @@ mod clean;
 mod inspect;
 mod provision;
 
+pub(crate) use clean::FOREIGN_ACCOUNT;
+
 use crate::edges::{HeldAccount, short};
 use crate::row::{column, word};
 use crate::tx::{Finish, Tx, unit};
@@ -87,6 +89,11 @@ impl Store {
     ) -> Result<Recorded, StoreError> {
         unit!(self, |tx| {
             let subject = tx.lock_subject(run.id).await?;
+            // An inspection may lead to work on the account of a request, whose lock comes first.
+            let tenant = match run.kind {
+                RunKind::Inspect => tx.lock_tenant(run.node).await?,
+                RunKind::Provision | RunKind::Clean => None,
+            };
             if report.outcome == RunOutcome::NoResult && run.attempt < MAX_ATTEMPTS {
                 let claim = Claim {
                     run: run.id,
@@ -109,7 +116,7 @@ impl Store {
                             .await?
                     }
                     (RunKind::Clean, Some(subject)) => tx.cleaned(run, &subject, report).await?,
-                    (RunKind::Inspect, _) => tx.inspected(run, report).await?,
+                    (RunKind::Inspect, _) => tx.inspected(run, tenant.as_ref(), report).await?,
                     (RunKind::Provision | RunKind::Clean, None) => NOTHING_MORE,
                 })
             }
@@ -222,9 +229,9 @@ impl Tx {
     ) -> Result<bool, StoreError> {
         let now = self.now;
         let wanted = match claim.kind {
-            RunKind::Provision => {
-                subject.is_some_and(|subject| subject.state == AccountState::Making)
-            }
+            RunKind::Provision => subject.is_some_and(|subject| {
+                matches!(subject.state, AccountState::Making | AccountState::Present)
+            }),
             RunKind::Clean => subject.is_some_and(|subject| subject.state == AccountState::Leaving),
             RunKind::Inspect => true,
         };

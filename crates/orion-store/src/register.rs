@@ -93,6 +93,7 @@ fn sign_of_life(node: NodeId, new: &Registration<'_>, by: SignedBy) -> Beat {
         agent: new.agent.unwrap_or_default().to_owned(),
         signed: Some(by),
         signing_key: new.signing_key,
+        accounts: None,
     }
 }
 

@@ -80,6 +80,8 @@ pub enum RentDecision {
         /// How many are.
         free: u64,
     },
+    /// Workers hold accounts that the database never gave out: nothing is provisioned.
+    DatabaseOutdated,
     /// The user would have too many rentals.
     RentalLimit {
         /// How many are not proven gone.
@@ -304,6 +306,9 @@ impl Tx {
         }
         if self.step.is_some() {
             return keep(RentDecision::ClockStepped);
+        }
+        if self.is_outdated().await? {
+            return keep(RentDecision::DatabaseOutdated);
         }
         let active = self
             .number(

@@ -61,7 +61,7 @@ impl fmt::Debug for ClaimedAccount {
 
 impl Store {
     /// Claims up to `limit` queued runs of a kind, oldest first, for `hold`. Runs whose node has no known address or no
-    /// pinned key wait.
+    /// pinned key wait; so does provisioning while the database is an old one.
     ///
     /// # Errors
     /// When the database is away; what was claimed then comes back when the claim expires.
@@ -73,6 +73,9 @@ impl Store {
         hold: Duration,
     ) -> Result<Vec<ClaimedRun>, StoreError> {
         unit!(self, |tx| {
+            if kind == RunKind::Provision && tx.is_outdated().await? {
+                return Ok(Vec::new());
+            }
             let now = tx.now;
             let queued = tx
                 .rows(

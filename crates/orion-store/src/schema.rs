@@ -48,6 +48,9 @@ const STEPS: &[Step] = &[
     step!(20, "0020_accounts_keep_home", 1),
     step!(21, "0021_rentals_lost_since", 1),
     step!(22, "0022_nodes_drain_move", 1),
+    step!(23, "0023_nodes_seen", 1),
+    step!(24, "0024_beats_interval", 1),
+    step!(25, "0025_installation_next_rental", 1),
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (

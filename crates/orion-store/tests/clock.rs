@@ -159,9 +159,13 @@ async fn workers_are_told_no_ends_by_a_clock_that_stepped_and_still_what_must_go
         agent: "0.1.0".to_owned(),
         signed: None,
         signing_key: None::<PublicKey>,
+        accounts: None,
     };
     let wanted = async |store: Store| {
-        let recorded = store.beat_many(std::slice::from_ref(&beat)).await.unwrap();
+        let recorded = store
+            .beat_many(std::slice::from_ref(&beat), None)
+            .await
+            .unwrap();
         recorded.held[&nodes[0]].wanted
     };
     let Wanted::For(left) = wanted(bed.later(600)).await else {

@@ -5,9 +5,10 @@ mod support;
 
 use orion_core::{RequestState, RunKind, RunOutcome, UndoReason};
 use orion_store::*;
+use std::time::Duration;
 use support::{Bed, DEADLINE, HOUR};
 
-fn seconds(duration: std::time::Duration) -> i64 {
+fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap()
 }
 
@@ -183,4 +184,84 @@ async fn nothing_is_queued_for_nodes_that_are_ready_forgotten_or_nowhere() {
         nodes[2]
     ));
     assert_eq!(bed.later(600).queue_inspections(10).await.unwrap(), 0);
+}
+
+/// How many inspections a tick five seconds long queues then, of a pool that is gone through in ten minutes.
+async fn deep(bed: &Bed, seconds: i64, nodes: u64) -> u64 {
+    let (every, tick) = (Duration::from_secs(600), Duration::from_secs(5));
+    let store = bed.later(seconds);
+    store
+        .queue_deep_inspections(every, tick, nodes)
+        .await
+        .unwrap()
+}
+
+async fn inspect_all(bed: &Bed, seconds: i64) -> usize {
+    let runs = bed.claim(RunKind::Inspect).await;
+    for run in &runs {
+        let store = bed.later(seconds);
+        let clean = support::report(RunOutcome::Clean);
+        store
+            .record_run(&support::instance(1), run, &clean)
+            .await
+            .unwrap();
+    }
+    runs.len()
+}
+
+#[tokio::test]
+async fn every_node_is_inspected_in_its_turn_and_the_turns_are_spread() {
+    let (bed, nodes) = Bed::with_nodes(4).await;
+    bed.active(bed.alice, 1).await;
+    assert_eq!(
+        deep(&bed, 590, 4).await,
+        0,
+        "each was looked at when it joined"
+    );
+    assert_eq!(
+        deep(&bed, 610, 4).await,
+        1,
+        "one of four in five seconds of 600"
+    );
+    assert_eq!(deep(&bed, 610, 240).await, 2);
+    assert_eq!(deep(&bed, 610, 100_000).await, 1, "and none twice");
+    let waiting = bed.claim(RunKind::Inspect).await;
+    assert_eq!(waiting.len(), nodes.len());
+    for run in &waiting {
+        // However it ended, the next turn comes.
+        bed.later(611)
+            .record_run(
+                &support::instance(1),
+                run,
+                &support::report(RunOutcome::Failed),
+            )
+            .await
+            .unwrap();
+    }
+    assert_eq!(deep(&bed, 1_200, 100_000).await, 0);
+    assert_eq!(deep(&bed, 1_220, 100_000).await, 4);
+    bed.check().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_status_changed_is_inspected_at_once_but_not_each_time() {
+    let (bed, nodes) = Bed::with_nodes(2).await;
+    let probe = async |seconds, result: ProbeResult| {
+        bed.later(seconds)
+            .record_probe(nodes[0], &result)
+            .await
+            .unwrap();
+    };
+    let silence = || ProbeResult::NoAnswer("timed out".to_owned());
+    probe(100, silence()).await;
+    assert_eq!(deep(&bed, 101, 2).await, 1, "suspect");
+    assert_eq!(inspect_all(&bed, 103).await, 1);
+    assert_eq!(bed.node_state(nodes[0]), "alive ready");
+    probe(110, silence()).await;
+    probe(115, ProbeResult::LoggedIn).await;
+    assert_eq!(deep(&bed, 116, 2).await, 0, "a minute has to pass");
+    assert_eq!(deep(&bed, 165, 2).await, 1, "back");
+    inspect_all(&bed, 166).await;
+    assert_eq!(deep(&bed, 300, 2).await, 0);
+    bed.check().await;
 }

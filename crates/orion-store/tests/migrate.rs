@@ -289,8 +289,9 @@ async fn a_node_nobody_can_log_in_to_moves_its_rental_after_three_minutes_of_bea
             agent: "0.1.0".into(),
             signed: None,
             signing_key: None,
+            accounts: None,
         };
-        store.beat_many(&[beat]).await.unwrap();
+        store.beat_many(&[beat], None).await.unwrap();
         store.record_probe(node, &silence).await.unwrap();
         assert_eq!(
             bed.node_state(node) == "dead leased",

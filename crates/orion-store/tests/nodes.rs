@@ -300,6 +300,7 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
         agent: "0.1.0".to_owned(),
         signed: None,
         signing_key: None,
+        accounts: None,
     };
     let beats = [
         beat(nodes[0], "a"),
@@ -307,14 +308,14 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
         beat(nodes[2], "c"),
         beat(NodeId(999), "d"),
     ];
-    let recorded = bed.store.beat_many(&beats).await.unwrap();
+    let recorded = bed.store.beat_many(&beats, None).await.unwrap();
     let counts = BeatOutcome::Recorded {
         status: NodeStatus::Alive,
     };
     let expected = [counts, counts, BeatOutcome::Unknown, BeatOutcome::Unknown];
     assert_eq!(recorded.outcomes, expected);
     bed.later(5)
-        .beat_many(&[beat(nodes[0], "a2")])
+        .beat_many(&[beat(nodes[0], "a2")], None)
         .await
         .unwrap();
     assert_eq!(
@@ -325,7 +326,14 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
         "a2"
     );
     assert_eq!(bed.one("SELECT COUNT(*) FROM beats"), "2");
-    assert!(bed.store.beat_many(&[]).await.unwrap().outcomes.is_empty());
+    assert!(
+        bed.store
+            .beat_many(&[], None)
+            .await
+            .unwrap()
+            .outcomes
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -337,10 +345,11 @@ async fn the_same_node_twice_in_one_batch_of_beats_is_no_error() {
         agent: "0.1.0".to_owned(),
         signed: None,
         signing_key: None,
+        accounts: None,
     };
     assert_eq!(
         bed.store
-            .beat_many(&[beat("a"), beat("b")])
+            .beat_many(&[beat("a"), beat("b")], None)
             .await
             .unwrap()
             .outcomes

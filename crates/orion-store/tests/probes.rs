@@ -84,10 +84,11 @@ async fn a_node_that_beats_is_not_dead() {
         agent: "0.1.0".to_owned(),
         signed: None,
         signing_key: None,
+        accounts: None,
     };
     for second in [0, 15, 30, 45] {
         bed.later(second)
-            .beat_many(std::slice::from_ref(&beat))
+            .beat_many(std::slice::from_ref(&beat), None)
             .await
             .unwrap();
         bed.later(second)

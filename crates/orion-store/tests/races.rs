@@ -37,6 +37,7 @@ fn opened(decisions: &[RentDecision]) -> Vec<&OpenedRequest> {
         RentDecision::Opened(opened) => Some(opened),
         RentDecision::Known(_)
         | RentDecision::NoFreeNode { .. }
+        | RentDecision::DatabaseOutdated
         | RentDecision::RentalLimit { .. }
         | RentDecision::ClockStepped => None,
     });
@@ -167,6 +168,7 @@ async fn one_key_used_many_times_at_once_opens_one_request() {
                 RentDecision::Opened(opened) => ids.insert(opened.id),
                 RentDecision::Known(known) => ids.insert(known.id),
                 RentDecision::NoFreeNode { .. }
+                | RentDecision::DatabaseOutdated
                 | RentDecision::RentalLimit { .. }
                 | RentDecision::ClockStepped => panic!("{decision:?}"),
             };

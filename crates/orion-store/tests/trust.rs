@@ -107,11 +107,16 @@ fn beat(node: NodeId, signed: Option<SignedBy>) -> Beat {
         agent: "0.1.0".to_owned(),
         signed,
         signing_key: Some(key(250)),
+        accounts: None,
     }
 }
 
 async fn beat_once(bed: &Bed, node: NodeId, signed: Option<SignedBy>) -> BeatOutcome {
-    let recorded = bed.store.beat_many(&[beat(node, signed)]).await.unwrap();
+    let recorded = bed
+        .store
+        .beat_many(&[beat(node, signed)], None)
+        .await
+        .unwrap();
     recorded.outcomes[0]
 }
 
@@ -471,7 +476,7 @@ async fn a_strangers_beat_in_the_same_batch_does_not_displace_the_nodes_own() {
         beat(node, Some(by(1, 2))),
         beat(node, None),
     ];
-    let recorded = bed.store.beat_many(&beats).await.unwrap();
+    let recorded = bed.store.beat_many(&beats, None).await.unwrap();
     assert_eq!(
         recorded.outcomes,
         [BeatOutcome::WrongKey, RECORDED, BeatOutcome::Unsigned]
@@ -559,7 +564,7 @@ async fn the_pools_keys_are_told_newest_first_and_retired_when_no_node_needs_the
     assert_eq!(bed.store.pool_keys().await.unwrap(), ["new", "old"]);
     let told = bed
         .store
-        .beat_many(&[beat(node, Some(by(1, 2)))])
+        .beat_many(&[beat(node, Some(by(1, 2)))], None)
         .await
         .unwrap()
         .pool_keys;
@@ -590,7 +595,7 @@ async fn a_beat_is_told_what_is_wanted_of_the_account_that_the_node_holds() {
         let (store, node) = (bed.later(second), nodes[0]);
         async move {
             store
-                .beat_many(&[beat(node, None)])
+                .beat_many(&[beat(node, None)], None)
                 .await
                 .unwrap()
                 .held

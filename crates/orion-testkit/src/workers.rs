@@ -204,6 +204,12 @@ impl Worker {
         });
     }
 
+    /// Somebody removes every managed account by hand.
+    pub fn lose_accounts(&self) {
+        self.farm
+            .change(self.number, |state| state.accounts.clear());
+    }
+
     /// An account that is not Orion's exists on it.
     pub fn add_foreign_account(&self, name: &str) {
         self.farm.change(self.number, |state| {

@@ -200,16 +200,13 @@ impl Fields {
             .collect()
     }
 
-    /// A list of anything; empty where it is absent or null.
-    pub fn list(&mut self, name: &str) -> Vec<Value> {
-        match self.optional(name) {
-            None => Vec::new(),
-            Some(Value::Array(items)) => items,
-            Some(_) => {
-                self.wrong_type(name, "must be a list");
-                Vec::new()
-            }
-        }
+    /// A list of anything that may be absent or null.
+    pub fn optional_list(&mut self, name: &str) -> Option<Vec<Value>> {
+        let Value::Array(items) = self.optional(name)? else {
+            self.wrong_type(name, "must be a list");
+            return None;
+        };
+        Some(items)
     }
 
     /// An object that may be absent or null, read by `read`; `unknown` is about the fields inside.

@@ -25,6 +25,9 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// After how long it makes sense to ask for a free node again (seconds).
 const RETRY_FREE_S: u32 = 5;
 
+/// The same where somebody must act first.
+const RETRY_OUTDATED_S: u32 = 300;
+
 #[derive(Debug)]
 struct Form {
     duration: Duration,
@@ -37,7 +40,7 @@ struct Form {
 ///
 /// # Errors
 /// Bad fields; `name_taken`, `rental_limit`, `idempotency_key_reused`, `request_ended`; `no_free_node`,
-/// `provisioning_failed`, `clock_stepped`.
+/// `provisioning_failed`, `clock_stepped`, `database_outdated`.
 pub async fn rent(call: Call, principal: Principal) -> Result<Reply, Failure> {
     let app = &call.app;
     let key = idempotency_key(&call.headers)?;
@@ -77,6 +80,12 @@ pub async fn rent(call: Call, principal: Principal) -> Result<Reply, Failure> {
             request
         }
         RentDecision::Known(known) => same_body(app, &known, &call.body)?,
+        RentDecision::DatabaseOutdated => {
+            let detail = "machines hold accounts that the database never gave out; an administrator must act";
+            return Err(
+                Failure::new(ProblemCode::DatabaseOutdated, detail).retry_after(RETRY_OUTDATED_S)
+            );
+        }
         RentDecision::NoFreeNode { free } => return Err(no_free_node(free, form.count)),
         RentDecision::ClockStepped => return Err(Failure::clock_stepped()),
         RentDecision::RentalLimit { active } => return Err(rental_limit(app, active, form.count)),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// Runs `orion-apid` with this configuration file, as the database's administrator.
-fn apid(config: &Path, arguments: &[&str], input: &str) -> Output {
+pub(crate) fn apid(config: &Path, arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_orion-apid"))
         .arg("--config")
         .arg(config)
@@ -25,11 +25,11 @@ fn apid(config: &Path, arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-const AS_ROOT: [&str; 2] = ["--database-user", Database::ADMIN];
+pub(crate) const AS_ROOT: [&str; 2] = ["--database-user", Database::ADMIN];
 
 #[tokio::test]
 async fn create_admin_makes_an_administrator_once() {

@@ -17,6 +17,7 @@ mod nodes;
 mod outage;
 mod rent;
 mod rentals;
+mod reports;
 mod routes;
 mod support;
 mod tokens;

@@ -5,7 +5,7 @@ use orion_store::StoreError;
 use super::{BATCH, Counts, JobContext};
 
 /// What `/readyz` names while nothing moves.
-const COMPONENT: &str = "migration";
+pub(super) const SUSPENDED: &str = "migration";
 
 /// One tick.
 ///
@@ -30,8 +30,8 @@ pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
         );
     }
     match &done.suspended {
-        Some(because) => context.ready.set_not_ready(COMPONENT, because.as_str()),
-        None => context.ready.set_ready(COMPONENT),
+        Some(because) => context.ready.set_not_ready(SUSPENDED, because.as_str()),
+        None => context.ready.set_ready(SUSPENDED),
     }
     context
         .metrics

@@ -8,11 +8,13 @@ mod health_check;
 mod migrate;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use orion_daemon::Readiness;
 use orion_store::{Store, StoreError};
 
 pub(crate) use grace::Grace;
+pub(crate) use health_check::Ticks;
 
 use crate::metrics::Metrics;
 use crate::notify::{Settled, Wake};
@@ -38,10 +40,25 @@ pub(crate) struct JobContext {
     pub prober: Prober,
     /// Keeps a start from being the end of nodes.
     pub grace: Grace,
+    /// What one tick of the health check tells the next.
+    pub ticks: Ticks,
+    /// How often each node is inspected.
+    pub deep_every: Duration,
     /// Where alarms are shown.
     pub ready: Readiness,
     /// Counts.
     pub metrics: Metrics,
+}
+
+impl JobContext {
+    /// Only the leader knows of these; an instance that leads no more must not go on saying what it saw.
+    pub(crate) fn forget_alarms(&self) {
+        self.ready
+            .forget(&[migrate::SUSPENDED, health_check::OUTDATED]);
+        self.metrics.migration_suspended(false);
+        self.metrics.database_outdated(false);
+        self.metrics.agents_down(0);
+    }
 }
 
 /// A job.

@@ -10,8 +10,9 @@ use serde_json::Value;
 /// So many cleanings that failed although the node answered make it an administrator's matter; the debt is still retried.
 const FAILED_CLEANINGS_TO_QUARANTINE: u64 = 5;
 
-/// How the reason of a quarantine begins that a verified clean lifts.
+/// How the reasons of a quarantine begin that a verified clean lifts.
 const NOT_GONE: &str = "not_gone";
+pub(crate) const FOREIGN_ACCOUNT: &str = "foreign_account";
 
 /// What an administrator can do about a node that can't be cleaned.
 const WHAT_TO_DO: &str =
@@ -85,13 +86,14 @@ impl Tx {
         Ok(())
     }
 
-    /// A node that was joining, or quarantined only because it could not be cleaned, is inspected now.
+    /// A node that was joining, or quarantined only because it could not be cleaned or held another account beside this
+    /// one, is inspected now.
     async fn lift_after_clean(&mut self, node: NodeId) -> Result<bool, StoreError> {
         let now = self.now;
         self.change(
-            "UPDATE nodes SET availability = 'joining', availability_reason = NULL, availability_since = ? WHERE id = ? \
-             AND availability = 'quarantined' AND SUBSTRING_INDEX(availability_reason, ':', 1) = ?",
-            (now, node.0, NOT_GONE),
+            "UPDATE nodes SET availability = 'joining', availability_reason = NULL, availability_since = ? WHERE id = ? AND availability = 'quarantined' \
+             AND SUBSTRING_INDEX(availability_reason, ':', 1) IN (?, ?)",
+            (now, node.0, NOT_GONE, FOREIGN_ACCOUNT),
         )
         .await?;
         let joining = self

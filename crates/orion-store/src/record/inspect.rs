@@ -1,11 +1,14 @@
-//! After an inspection: a joining node is ready, or somebody must look after it.
+//! After an inspection: a joining node is ready, a leased one has what it should have, or somebody must look after it.
 
 use super::{MORE_WORK, NOTHING_MORE, Recorded, RunReport};
 use crate::edges::{About, HeldAccount, short};
+use crate::reports::{Seen, SeenAccount, Tenant};
+use crate::row::column;
 use crate::tx::Tx;
 use crate::{ClaimedRun, StoreError};
-use orion_core::{Availability, RunOutcome, Uid};
+use orion_core::{AccountState, Availability, NodeId, RunId, RunOutcome, Uid};
 use serde::Deserialize;
+use time::PrimitiveDateTime;
 
 /// No account is acted on so often; a worker that reports more is broken, or lies.
 const MAX_EPOCH: u64 = 1 << 48;
@@ -17,26 +20,29 @@ impl Tx {
     pub(super) async fn inspected(
         &mut self,
         run: &ClaimedRun,
+        tenant: Option<&Tenant>,
         report: &RunReport,
     ) -> Result<Recorded, StoreError> {
+        let now = self.now;
+        self.change(
+            "UPDATE nodes SET last_inspected_at = ? WHERE id = ?",
+            (now, run.node.0),
+        )
+        .await?;
         match report.outcome {
-            RunOutcome::Clean => {
-                let held = self
-                    .number(
-                        "SELECT COUNT(*) FROM accounts WHERE held_node = ?",
-                        (run.node.0,),
-                    )
-                    .await?;
-                if held == 0
-                    && self
-                        .move_node(run.node, Availability::Joining, Availability::Ready, None)
-                        .await?
-                {
-                    self.event("node_ready", run.node.into(), None).await?;
+            RunOutcome::Clean | RunOutcome::Dirty => {
+                let begun = self.queued_at(run.id).await?;
+                let seen = Seen::from(report);
+                let repairing = self.compare(run.node, tenant, &seen, begun).await?;
+                if tenant.is_some() {
+                    return Ok(if repairing { MORE_WORK } else { NOTHING_MORE });
                 }
-                Ok(NOTHING_MORE)
+                if report.outcome == RunOutcome::Clean {
+                    return self.found_clean(run.node).await;
+                }
+                self.no_more_ready(run.node, report, begun).await?;
+                self.found_dirty(run, report).await
             }
-            RunOutcome::Dirty => self.found_dirty(run, report).await,
             RunOutcome::Present
             | RunOutcome::Gone
             | RunOutcome::NameTaken
@@ -63,6 +69,53 @@ impl Tx {
         }
     }
 
+    async fn queued_at(&mut self, run: RunId) -> Result<PrimitiveDateTime, StoreError> {
+        let found = self
+            .first("SELECT created_at FROM runs WHERE id = ?", (run.0,))
+            .await?;
+        match found {
+            Some(mut row) => column(&mut row, "created_at"),
+            None => Ok(self.now),
+        }
+    }
+
+    async fn found_clean(&mut self, node: NodeId) -> Result<Recorded, StoreError> {
+        let held = self
+            .number(
+                "SELECT COUNT(*) FROM accounts WHERE held_node = ?",
+                (node.0,),
+            )
+            .await?;
+        if held == 0
+            && self
+                .move_node(node, Availability::Joining, Availability::Ready, None)
+                .await?
+        {
+            self.event("node_ready", node.into(), None).await?;
+        }
+        Ok(NOTHING_MORE)
+    }
+
+    /// `ready -> joining`, unless the node was still somebody's when the inspection began.
+    async fn no_more_ready(
+        &mut self,
+        node: NodeId,
+        report: &RunReport,
+        begun: PrimitiveDateTime,
+    ) -> Result<(), StoreError> {
+        let ready = self
+            .number(
+                "SELECT COUNT(*) FROM nodes WHERE id = ? AND availability = 'ready' AND availability_since <= ?",
+                (node.0, begun),
+            )
+            .await?;
+        if ready == 1 {
+            let (from, to) = (Availability::Ready, Availability::Joining);
+            self.move_node(node, from, to, Some(&dirty(report))).await?;
+        }
+        Ok(())
+    }
+
     /// Managed accounts on a joining node that the database believes gone become debts again; what nobody can explain
     /// is an administrator's matter.
     async fn found_dirty(
@@ -85,20 +138,12 @@ impl Tx {
         if joining == 0 || held > 0 {
             return Ok(NOTHING_MORE);
         }
-        let seen = Seen::from(report);
-        for account in &seen.accounts {
-            if self.reopen_debt(run, account).await? {
+        for account in Seen::from(report).accounts {
+            if self.reopen_debt(run, &account).await? {
                 return Ok(MORE_WORK);
             }
         }
-        let reason = format!(
-            "dirty: {}",
-            report
-                .detail
-                .as_deref()
-                .unwrap_or("something managed is there")
-        );
-        self.quarantine(run.node, &reason).await?;
+        self.quarantine(run.node, &dirty(report)).await?;
         Ok(NOTHING_MORE)
     }
 
@@ -148,27 +193,78 @@ impl Tx {
     }
 }
 
+fn dirty(report: &RunReport) -> String {
+    let detail = report.detail.as_deref();
+    format!("dirty: {}", detail.unwrap_or("something managed is there"))
+}
+
 /// The part of an inspection's evidence that decisions are made from.
 #[derive(Default, Deserialize)]
-struct Seen {
-    #[serde(default)]
-    accounts: Vec<SeenAccount>,
+#[serde(default)]
+struct Evidence {
+    accounts: Vec<AccountThere>,
+    processes: Vec<ProcessThere>,
+    max_uid: Option<u32>,
+    counts: Option<Counts>,
 }
 
 #[derive(Deserialize)]
-struct SeenAccount {
+struct AccountThere {
     uid: u32,
     #[serde(default)]
     epoch: Option<u64>,
+    #[serde(default)]
+    locked: bool,
+}
+
+#[derive(Deserialize)]
+struct ProcessThere {
+    uid: u32,
+}
+
+/// How many there are; only some are listed.
+#[derive(Deserialize)]
+struct Counts {
+    accounts: usize,
 }
 
 impl From<&RunReport> for Seen {
     /// Evidence of another form explains nothing.
     fn from(report: &RunReport) -> Self {
-        report
+        let evidence: Evidence = report
             .evidence
             .clone()
             .and_then(|evidence| serde_json::from_value(evidence).ok())
-            .unwrap_or_default()
+            .unwrap_or_default();
+        let listed = evidence.accounts.len();
+        let mut accounts: Vec<SeenAccount> = evidence
+            .accounts
+            .iter()
+            .map(|account| SeenAccount {
+                uid: account.uid,
+                epoch: account.epoch,
+                state: AccountState::Present,
+                locked: account.locked,
+            })
+            .collect();
+        let is_known = |uid: u32| evidence.accounts.iter().any(|account| account.uid == uid);
+        // Whose process runs may come back, account or not.
+        let of_processes = evidence.processes.iter().map(|process| process.uid);
+        accounts.extend(
+            of_processes
+                .filter(|uid| !is_known(*uid))
+                .map(|uid| SeenAccount {
+                    uid,
+                    epoch: None,
+                    state: AccountState::Present,
+                    locked: true,
+                }),
+        );
+        let uids = accounts.iter().map(|account| account.uid);
+        Self {
+            highest_uid: uids.chain(evidence.max_uid).max(),
+            is_complete: evidence.counts.is_some_and(|all| all.accounts == listed),
+            accounts,
+        }
     }
 }

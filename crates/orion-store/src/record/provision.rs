@@ -9,6 +9,13 @@ use orion_core::{AccountState, NodeId, RentalId, RequestState, RunOutcome, UndoR
 /// Two provisionings in a row that failed for the node's own reasons make it look broken.
 const FAILED_PROVISIONS_TO_QUARANTINE: u32 = 2;
 
+fn about(node: NodeId, rental: RentalId) -> About {
+    About {
+        node: Some(node),
+        rental: Some(rental),
+    }
+}
+
 impl Tx {
     pub(super) async fn provisioned(
         &mut self,
@@ -31,6 +38,10 @@ impl Tx {
                 (run.node.0,),
             )
             .await?;
+            if subject.state == AccountState::Present {
+                self.event("account_repaired", about(run.node, subject.rental), None)
+                    .await?;
+            }
             if changed == 1 && subject.request_state == RequestState::Active {
                 self.arrive(subject.rental, &subject.account, compensates)
                     .await?;
@@ -44,22 +55,17 @@ impl Tx {
                 queued: subject.request_state == RequestState::Active,
             });
         }
-        if subject.state != AccountState::Making {
-            return Ok(NOTHING_MORE);
+        match subject.state {
+            AccountState::Making => {}
+            // It was being made again, and what the worker says next leads to the next attempt.
+            AccountState::Present => {
+                self.provision_failed(run, subject, report).await?;
+                return Ok(NOTHING_MORE);
+            }
+            AccountState::Leaving | AccountState::Gone => return Ok(NOTHING_MORE),
         }
         self.leave(&subject.account).await?;
-        let about = About {
-            node: Some(run.node),
-            rental: Some(subject.rental),
-        };
-        self.event("provision_failed", about, Some(report.outcome.as_str()))
-            .await?;
-        if matches!(
-            report.outcome,
-            RunOutcome::Failed | RunOutcome::Refused | RunOutcome::StaleEpoch
-        ) {
-            self.count_failed_provision(run.node, report).await?;
-        }
+        self.provision_failed(run, subject, report).await?;
         if subject.request_state != RequestState::Open {
             return Ok(MORE_WORK);
         }
@@ -75,6 +81,24 @@ impl Tx {
             settled,
             queued: true,
         })
+    }
+
+    async fn provision_failed(
+        &mut self,
+        run: &ClaimedRun,
+        subject: &Subject,
+        report: &RunReport,
+    ) -> Result<(), StoreError> {
+        let about = about(run.node, subject.rental);
+        self.event("provision_failed", about, Some(report.outcome.as_str()))
+            .await?;
+        if matches!(
+            report.outcome,
+            RunOutcome::Failed | RunOutcome::Refused | RunOutcome::StaleEpoch
+        ) {
+            self.count_failed_provision(run.node, report).await?;
+        }
+        Ok(())
     }
 
     /// Another node for the rental, or why the whole request must be undone.

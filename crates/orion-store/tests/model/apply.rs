@@ -150,8 +150,9 @@ impl Case<'_> {
                     agent: "0.1.0".to_owned(),
                     signed: None,
                     signing_key: None,
+                    accounts: None,
                 };
-                store.beat_many(&[beat]).await.map(drop)
+                store.beat_many(&[beat], None).await.map(drop)
             }
             (Node::Unquarantine, _) => store.release_from_quarantine(node).await.map(drop),
             (Node::Forget, _) => store.forget_node(node).await.map(drop),

@@ -119,7 +119,7 @@ const RULES: &[(&str, &str)] = &[
         "a queued run is for what is still wanted, at the account's epoch",
         "SELECT u.id, u.kind, u.epoch, a.state, a.epoch FROM runs u JOIN accounts a ON a.id = u.account_id \
          WHERE u.state = 'queued' AND \
-         (u.epoch <> a.epoch OR a.state <> IF(u.kind = 'provision', 'making', 'leaving'))",
+         (u.epoch <> a.epoch OR IF(u.kind = 'provision', a.state NOT IN ('making', 'present'), a.state <> 'leaving'))",
     ),
     (
         "a clean run is open only for a debt",

@@ -13,9 +13,10 @@ pub mod moves;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
-use orion_core::{HostName, NodeId, RentalId, Role, RunKind, RunOutcome, UserId, UserName};
+use orion_core::{HostName, NodeId, RentalId, Role, RunKind, RunOutcome, Uid, UserId, UserName};
 use orion_store::*;
 use orion_testkit::Database;
+use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -64,6 +65,16 @@ pub fn claim(port: u16) -> AddressClaim {
 
 pub fn host_key(number: u32) -> String {
     format!("ssh-ed25519 AAAA{number:08}")
+}
+
+/// The UID of a rental's account.
+pub fn uid(rental: RentalId) -> Uid {
+    Uid::of_rental(UID_BASE, rental).unwrap()
+}
+
+/// The evidence of an inspection that saw these accounts and nothing else.
+pub fn saw(accounts: &[Value]) -> Value {
+    json!({"accounts": accounts, "counts": {"accounts": accounts.len()}})
 }
 
 pub fn report(outcome: RunOutcome) -> RunReport {
@@ -244,6 +255,40 @@ impl Bed {
             .record_run(&instance(1), run, &report(outcome))
             .await
             .unwrap()
+    }
+
+    /// The same, `seconds` later.
+    pub async fn record_at(&self, seconds: i64, run: &ClaimedRun, report: &RunReport) -> Recorded {
+        let store = self.later(seconds);
+        store.record_run(&instance(1), run, report).await.unwrap()
+    }
+
+    /// An inspection `seconds` later that is due then and sees this.
+    pub async fn inspected_at(
+        &self,
+        seconds: i64,
+        outcome: RunOutcome,
+        evidence: Option<Value>,
+    ) -> Recorded {
+        let store = self.later(seconds);
+        store
+            .queue_deep_inspections(HOUR / 6, HOUR, 1_000)
+            .await
+            .unwrap();
+        store.queue_inspections(10).await.unwrap();
+        let run = self.claim_one(RunKind::Inspect).await;
+        let report = RunReport {
+            evidence,
+            ..report(outcome)
+        };
+        self.record_at(seconds, &run, &report).await
+    }
+
+    /// How many events of a kind there are.
+    pub fn events(&self, kind: &str) -> String {
+        self.one(&format!(
+            "SELECT COUNT(*) FROM events WHERE kind = '{kind}'"
+        ))
     }
 
     /// The same database, `seconds` later.

@@ -110,9 +110,11 @@ fn inspect(worker: &WorkerState) -> Reply {
         "dirty"
     };
     let max_uid = worker.epochs.keys().max();
-    let evidence = json!({"accounts": accounts, "processes": [], "files": [], "max_uid": max_uid});
+    let counts = json!({"accounts": accounts.len()});
+    let detail = format!("{} accounts", accounts.len());
+    let evidence = json!({"accounts": accounts, "processes": [], "files": [], "max_uid": max_uid, "counts": counts});
     Reply {
         evidence,
-        ..Reply::new(outcome, format!("{} accounts", accounts.len()))
+        ..Reply::new(outcome, detail)
     }
 }
