@@ -162,15 +162,21 @@ plain_workers() {
     docker ps --filter label=orion.lab=1 --format '{{.Names}}' | grep '^orion-lab-plain' | sort -V || true
 }
 
-# fresh_pool: every machine runs, is connected, ready and without a past; nobody is promised anything.
-fresh_pool() {
-    local name id
-    : >"$book"
+# repair: every machine runs and is connected.
+repair() {
+    local name
     heal
     for name in $(docker ps -a --filter label=orion.lab=1 --format '{{.Names}}' | grep -E 'worker|plain'); do
         [[ $(docker inspect --format '{{.State.Running}}' "$name") == true ]] || docker start "$name"
         [[ $(docker inspect --format '{{len .NetworkSettings.Networks}}' "$name") == 1 ]] || plug "$name"
     done
+}
+
+# fresh_pool: every machine is ready and without a past; nobody is promised anything.
+fresh_pool() {
+    local id
+    : >"$book"
+    repair
     until_true 120 everybody_answers
     # What earlier cases did to a node is not this one's matter.
     sql "UPDATE nodes SET deaths = 0, died_at = NULL, held_until = NULL WHERE forgotten_at IS NULL;
@@ -179,12 +185,21 @@ fresh_pool() {
     for id in $(sql "SELECT id FROM nodes WHERE forgotten_at IS NULL AND availability = 'quarantined'"); do
         api POST "/api/nodes/$id/release-from-quarantine"
     done
-    for id in $(sql "SELECT id FROM nodes WHERE forgotten_at IS NULL AND draining"); do
-        api POST "/api/nodes/$id/undrain"
-    done
+    # Cases act on machines with systemd.
+    offer 'worker%'
     api POST /api/reset
     expect 200
     until_true 120 all_free
+}
+
+# offer PATTERN: of all nodes those with such names are rented, the others are draining.
+offer() {
+    local id word
+    admin
+    while read -r id word; do
+        api POST "/api/nodes/$id/$word"
+        expect 200
+    done < <(sql "SELECT id, IF(hostname LIKE '$1', 'undrain', 'drain') FROM nodes WHERE forgotten_at IS NULL")
 }
 
 everybody_answers() {
@@ -196,7 +211,7 @@ everybody_answers() {
 keep_only() {
     local id
     admin
-    for id in $(sql "SELECT id FROM nodes WHERE forgotten_at IS NULL ORDER BY id" | tail -n "+$(($1 + 1))"); do
+    for id in $(sql "SELECT id FROM nodes WHERE forgotten_at IS NULL AND NOT draining ORDER BY id" | tail -n "+$(($1 + 1))"); do
         api POST "/api/nodes/$id/drain"
         expect 200
     done

@@ -54,4 +54,6 @@ esac
 for case in "${cases[@]}"; do
     run "$case"
 done
+# Whoever comes next finds a whole lab, also after a case that failed half-way.
+repair
 summary

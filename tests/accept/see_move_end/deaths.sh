@@ -48,7 +48,6 @@ replace() {
     "$root/vagrant/launch_workers.sh" 1 >/dev/null
 }
 
-# a_death is for every run, twenty_deaths for test-faults.
 a_worker_dies_and_the_client_logs_in_elsewhere() {
     fresh_pool
     : >"$scratch/deaths"
@@ -70,16 +69,12 @@ is_free_and_clean() {
 }
 
 twenty_workers_die_each_of_them_fresh() {
-    local id number
+    local number
     fresh_pool
     [[ $(plain_workers | wc -l) -ge 6 ]] || "$root/vagrant/launch_workers.sh" 6 >/dev/null
     until_true 120 all_free
-    # Only plain ones, which are quick to replace.
-    admin
-    for id in $(sql "SELECT id FROM nodes WHERE forgotten_at IS NULL AND hostname LIKE 'worker%'"); do
-        api POST "/api/nodes/$id/drain"
-        expect 200
-    done
+    # These are quick to replace.
+    offer 'plain%'
     : >"$scratch/deaths"
     for ((number = 1; number <= 20; number++)); do
         death
@@ -97,6 +92,7 @@ twenty_workers_die_each_of_them_fresh() {
 two_fifths_of_the_nodes_really_die() {
     local nodes victims name rental
     fresh_pool
+    offer '%'
     nodes=$(sql "SELECT COUNT(*) FROM nodes WHERE forgotten_at IS NULL")
     victims=$((nodes * 2 / 5))
     rent 1 "$victims"

@@ -95,7 +95,7 @@ lets_in() {
 # Its countdown is within 3 s of the real end.
 knows_the_end() {
     docker exec "$WORKER" jq -e --argjson ends "$ENDS" --argjson uid "$((UID_BASE + RENTAL))" \
-        '.wall_s - .boot_s as $offset | .accounts[] | select(.uid == $uid) | (.end_s + $offset - $ends) | fabs < 3' \
+        '(.wall_s - .boot_s) as $offset | .accounts[] | select(.uid == $uid) | (.end_s + $offset - $ends) | fabs < 3' \
         /var/lib/orion-node/agent/countdowns
 }
 
