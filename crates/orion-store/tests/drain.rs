@@ -8,9 +8,11 @@
 
 mod support;
 
+use mysql_async::prelude::Queryable;
 use orion_core::api::DrainPlan;
 use orion_core::{NodeId, RentalId, RunKind, RunOutcome};
 use orion_store::*;
+use orion_testkit::{PATIENCE, wait_until};
 use serde_json::json;
 use support::moves::{dies, migrate, node_of, record_all};
 use support::{Bed, HASH, instance, report};
@@ -354,17 +356,39 @@ async fn a_plan_says_what_would_move_where_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn two_that_move_at_once_take_one_node_each_and_one_rental_takes_one() {
-    let (bed, _) = Bed::with_nodes(6).await;
-    let rentals = bed.active(bed.alice, 2).await;
-    for rental in &rentals {
-        let node = node_of(&bed, *rental);
-        bed.store.set_draining(node, Drain::Moves).await.unwrap();
+async fn two_schedds_that_move_a_rental_at_once_take_one_node_for_it() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    bed.active(bed.alice, 1).await;
+    bed.add_nodes(3).await;
+    let drain = bed.store.set_draining(nodes[0], Drain::Moves).await;
+    assert!(drain.unwrap());
+    // Both have found it before either can look closer.
+    let mut conn = bed.connection().await;
+    conn.query_drop("START TRANSACTION").await.unwrap();
+    let lock = "SELECT id FROM requests FOR UPDATE";
+    conn.query_drop(lock).await.unwrap();
+    let tick = || {
+        let store = bed.later(1);
+        tokio::spawn(async move { store.migrate(9).await.unwrap().moving })
+    };
+    let ticks = [tick(), tick()];
+    let waiting = format!(
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = '{}' AND INFO LIKE 'SELECT state FROM requests%'",
+        bed.db.name()
+    );
+    wait_until("both wait", PATIENCE, || match bed.one(&waiting).as_str() {
+        "2" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
+    conn.query_drop("ROLLBACK").await.unwrap();
+    let mut moving = 0;
+    for tick in ticks {
+        moving += tick.await.unwrap();
     }
-    let (one, other) = (bed.later(1), bed.later(1));
-    let (one, other) = tokio::join!(one.migrate(9), other.migrate(9));
-    assert_eq!(one.unwrap().moving + other.unwrap().moving, 2);
+    assert_eq!(moving, 1);
     bed.check().await;
+    conn.disconnect().await.unwrap();
 }
 
 #[tokio::test]
