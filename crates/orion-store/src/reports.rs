@@ -274,7 +274,7 @@ impl Tx {
                 (tenant.account.id.0, settled, now, now + WORTH_IT),
             )
             .await?;
-        if due == 0 || self.is_outdated().await? {
+        if due == 0 || self.step.is_some() || self.is_outdated().await? {
             return Ok(false);
         }
         let epoch = tenant.account.epoch + 1;
