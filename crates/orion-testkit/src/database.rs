@@ -33,7 +33,7 @@ impl Database {
 
     /// A fresh database on a server of its own that tells the time by `clock`.
     pub async fn with_clock(clock: FakeClock) -> Self {
-        let server = OwnServer::start(Durability::Relaxed, Some(clock));
+        let server = OwnServer::start(Durability::Durable, Some(clock));
         Self::on(server.socket(), Some(server))
     }
 
