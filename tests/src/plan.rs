@@ -20,6 +20,8 @@ pub struct Plan {
     pub mode: &'static str,
     /// `addresses.networks`
     pub networks: &'static str,
+    /// `cron.expire`
+    pub expire: &'static str,
 }
 
 impl Default for Plan {
@@ -32,6 +34,7 @@ impl Default for Plan {
             own_database: false,
             mode: "open",
             networks: "[]",
+            expire: "* * * * * *",
         }
     }
 }
@@ -125,6 +128,7 @@ impl Plan {
             [notify]
             socket = "{notify}"
             [cron]
+            expire = "{expire}"
             reconcile = "* * * * * *"
             cleanup = "* * * * * *"
             health_check = "* * * * * *"
@@ -136,6 +140,7 @@ impl Plan {
             state = files.join("state").display(),
             host_timeout_s = self.host_timeout_s,
             networks = self.networks,
+            expire = self.expire,
             playbook = workers.playbook().display(),
             playbooks = playbooks.display(),
             pool_key = workers.pool_key().display(),
