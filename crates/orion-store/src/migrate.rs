@@ -50,24 +50,26 @@ pub struct Migrated {
     pub suspended: Option<String>,
 }
 
-/// How many nodes are bad.
+/// How many nodes are bad, and whether more are good. The good ones are not counted to the end: there may be very many,
+/// and this is asked each second.
 struct Health {
-    all: u64,
     bad: u64,
     /// Turned bad together, lately.
     together: u64,
+    /// At most one more than `bad`.
+    good: u64,
 }
 
 impl Health {
     /// When so much fails at once, it is likelier us.
     fn is_us(&self) -> bool {
-        let half = self.together * 2 >= self.all && self.together >= TOGETHER_LEAST;
-        let everything = self.bad == self.all && self.all >= 2 && self.together > 0;
+        let half = self.together * 2 >= self.bad + self.good && self.together >= TOGETHER_LEAST;
+        let everything = self.good == 0 && self.bad >= 2 && self.together > 0;
         half || everything
     }
 
     fn is_over(&self) -> bool {
-        self.bad == 0 || self.bad * 2 < self.all
+        self.bad == 0 || self.good > self.bad
     }
 }
 
@@ -118,14 +120,18 @@ impl Store {
             suspended: self.judge_brakes().await?,
             ..Migrated::default()
         };
-        let on = |status: NodeStatus, state: RentalState| {
+        // From the few nodes or rentals that are like that to the others: a tick with nothing to do must not read them all.
+        let on = |first: &str, status: NodeStatus, state: RentalState| {
             format!(
-                "SELECT r.id FROM rentals r JOIN accounts a ON a.rental_id = r.id AND a.state = 'present' \
-                 JOIN nodes n ON n.id = a.node_id WHERE r.state = '{state}' AND n.status = '{status}' \
-                 AND r.leased_until > ? ORDER BY r.id LIMIT ?"
+                "SELECT STRAIGHT_JOIN r.id FROM {first} WHERE a.state = 'present' AND r.state = '{state}' \
+                 AND n.status = '{status}' AND n.forgotten_at IS NULL AND r.leased_until > ? ORDER BY r.id LIMIT ?"
             )
         };
-        let back = on(NodeStatus::Alive, RentalState::Degraded);
+        let of_rentals =
+            "rentals r JOIN accounts a ON a.rental_id = r.id JOIN nodes n ON n.id = a.node_id";
+        let of_nodes =
+            "nodes n JOIN accounts a ON a.held_node = n.id JOIN rentals r ON r.id = a.rental_id";
+        let back = on(of_rentals, NodeStatus::Alive, RentalState::Degraded);
         for id in self.live_rentals(&back, limit).await? {
             done.healed += u64::from(self.heal(id).await?);
         }
@@ -133,7 +139,7 @@ impl Store {
             return Ok(done);
         }
         self.decide_deaths().await?;
-        let lost = on(NodeStatus::Dead, RentalState::Active);
+        let lost = on(of_nodes, NodeStatus::Dead, RentalState::Active);
         for id in self.live_rentals(&lost, limit).await? {
             done.degraded += u64::from(self.degrade(id).await?);
         }
@@ -282,9 +288,8 @@ impl Tx {
         let lately = self.now - Duration::from_secs(u64::from(TOGETHER_S));
         let row = self
             .first(
-                "SELECT COUNT(*) AS all_nodes, CAST(IFNULL(SUM(status IN ('suspect', 'dead')), 0) AS UNSIGNED) AS bad, \
-                 CAST(IFNULL(SUM(status IN ('suspect', 'dead') AND failing_since >= ?), 0) AS UNSIGNED) AS together \
-                 FROM nodes WHERE forgotten_at IS NULL AND awaits_approval = FALSE AND status <> 'unknown'",
+                "SELECT COUNT(*) AS bad, CAST(IFNULL(SUM(failing_since >= ?), 0) AS UNSIGNED) AS together FROM nodes \
+                 WHERE forgotten_at IS NULL AND status IN ('suspect', 'dead') AND awaits_approval = FALSE",
                 (lately,),
             )
             .await?;
@@ -292,17 +297,27 @@ impl Tx {
             column: "nodes",
             reason: "no count".to_owned(),
         })?;
+        let bad: u64 = column(&mut row, "bad")?;
+        let good = self
+            .number(
+                "SELECT COUNT(*) FROM (SELECT id FROM nodes WHERE forgotten_at IS NULL AND status = 'alive' \
+                 AND awaits_approval = FALSE LIMIT ?) AS some",
+                (bad + 1,),
+            )
+            .await?;
         Ok(Health {
-            all: column(&mut row, "all_nodes")?,
-            bad: column(&mut row, "bad")?,
+            bad,
             together: column(&mut row, "together")?,
+            good,
         })
     }
 
     async fn suspend(&mut self, health: &Health) -> Result<String, StoreError> {
         let because = format!(
             "{} of {} nodes fail, {} of them since less than {TOGETHER_S} s: it may be us",
-            health.bad, health.all, health.together
+            health.bad,
+            health.bad + health.good,
+            health.together
         );
         let now = self.now;
         self.change(

@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
     step!(16, "0016_nodes_deaths", 1),
     step!(17, "0017_rentals_degraded", 1),
     step!(18, "0018_migration", 1),
+    step!(19, "0019_nodes_health", 1),
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (
