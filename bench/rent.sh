@@ -103,11 +103,6 @@ forget_reference() {
     containers | xargs -P 4 -I '{}' docker exec '{}' sh -c 'userdel -r reference 2>/dev/null || true'
 }
 
-# median NUMBERS...
-median() {
-    printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
-}
-
 # compare NAME N LIMIT: prints medians and ratio; fails when the ratio is above the limit
 compare() {
     local name=$1 count=$2 limit=$3 pair ours=() theirs=() ratios=() a b

@@ -1,13 +1,15 @@
 # shellcheck shell=bash
-# What the benchmarks stand on: workers in containers, a private MariaDB, real daemons, users with tokens. Everything is
-# ended and removed by `stage_end`, which runs at exit.
+# What the benchmarks stand on: a private MariaDB, real daemons, and where wanted workers in containers and users with
+# tokens. Everything is ended and removed by `stage_end`, which runs at exit.
 #
-#   source bench/stage.sh; stage_begin WORKERS; …
+#   source bench/stage.sh; stage_begin WORKERS; …                      with containers
+#   source bench/stage.sh; stage_open PACKAGE...; start_mariadb; …     without
 
 readonly SUITE=bookworm
 readonly PASSWORD='correct horse' # of everybody in a database that lives for minutes
 STAGE=''      # the directory of this run
-LABEL=''      # marks its containers
+LABEL=''      # marks its containers; empty where there are none
+ADDRESSES=''  # where workers may be: a section of both daemons' configuration
 API='' AGENTS='' APID_OPS='' SCHEDD_OPS=''
 PIDS=()       # mariadbd and the daemons
 TOKENS=()     # one per user
@@ -21,18 +23,33 @@ die() {
     exit 1
 }
 
-stage_begin() {
-    local workers=$1
+# stage_open PACKAGE...: the directory, and these packages' programs in target/release
+stage_open() {
+    local packages=()
     STAGE=$(mktemp -d "${TMPDIR:-/tmp}/orion-bench.XXXXXX")
-    LABEL=orion.bench=${STAGE##*.}
     trap stage_end EXIT
     trap 'exit 130' INT TERM
+    for package in "$@"; do
+        packages+=(-p "$package")
+    done
     say "building ..."
-    cargo build --quiet --release --locked -p orion-apid -p orion-schedd -p orion-agentd
+    cargo build --quiet --release --locked "${packages[@]}"
+    mkdir -m 0700 "$STAGE/run" "$STAGE/state" "$STAGE/secrets"
+    ssh-keygen -q -t ed25519 -N '' -f "$STAGE/secrets/pool_key"
+    # Nothing is dialled but workers that are simulated on this machine.
+    ADDRESSES=$'[addresses]\nnetworks = []\nnames = ["localhost"]\n'
+}
+
+stage_begin() {
+    local workers=$1
+    stage_open orion-apid orion-schedd orion-agentd
+    LABEL=orion.bench=${STAGE##*.}
+    ADDRESSES=$(container_addresses)
     make_image
     start_mariadb
+    init_control_plane "$(bridge_address)"
     start_apid
-    start_schedd
+    start_schedd ''
     start_workers "$workers"
     wait_for "$workers nodes to be ready" 300 nodes_ready "$workers"
 }
@@ -43,7 +60,7 @@ stage_end() {
     if [ "$status" -ne 0 ] && [ -n "${ORION_BENCH_LOGS:-}" ]; then
         tail -n 40 "$STAGE"/*.log >&2 || true
     fi
-    docker ps -aq --filter "label=$LABEL" | xargs -r docker rm -f >/dev/null
+    [ -z "$LABEL" ] || docker ps -aq --filter "label=$LABEL" | xargs -r docker rm -f >/dev/null
     for pid in "${PIDS[@]}"; do
         kill "$pid" 2>/dev/null || true
     done
@@ -86,8 +103,8 @@ bridge_address() {
     ip -4 -o address show dev "${bridge:-docker0}" | awk '{ sub("/.*", "", $4); print $4; exit }'
 }
 
-# Where the workers are, and nobody else; the same for both daemons.
-address_settings() {
+# Where the containers are, and nobody else.
+container_addresses() {
     local network
     network=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Subnet}}')
     printf '[addresses]\nnetworks = ["%s"]\n' "$network"
@@ -114,15 +131,20 @@ address() {
     sed -n "s/.*$2\":\"\([0-9.:]*\)\".*/\1/p" "$1" | tail -n 1
 }
 
-start_apid() {
-    local config=$STAGE/apid.toml log=$STAGE/apid.log gateway
-    gateway=$(bridge_address)
+# sql STATEMENTS: runs them, and prints the rows
+sql() {
+    mariadb --no-defaults --batch --skip-column-names --socket="$STAGE/mysqld.sock" --user=root orion --execute "$1"
+}
+
+# init_control_plane AGENTS_HOST: the schema, the secrets and an administrator
+init_control_plane() {
+    local config=$STAGE/apid.toml
     cat >"$config" <<TOML
 $(database_settings)
-$(address_settings)
+$ADDRESSES
 [listen]
 clients = "127.0.0.1:0"
-agents = "$gateway:0"
+agents = "$1:0"
 [ops]
 listen = "127.0.0.1:0"
 [log]
@@ -139,7 +161,11 @@ socket = "$STAGE/run/notify.sock"
 TOML
     target/release/orion-apid --config "$config" init >"$STAGE/init.log" 2>&1
     printf '%s\n' "$PASSWORD" | target/release/orion-apid --config "$config" create-admin boss >>"$STAGE/init.log" 2>&1
-    target/release/orion-apid --config "$config" 2>"$log" &
+}
+
+start_apid() {
+    local log=$STAGE/apid.log
+    target/release/orion-apid --config "$STAGE/apid.toml" 2>"$log" &
     PIDS+=($!)
     # shellcheck disable=SC2034 # for memory.sh
     APID=$!
@@ -150,12 +176,14 @@ TOML
     wait_for "orion-apid to be ready" 30 curl -fsS "$APID_OPS/readyz"
 }
 
+# start_schedd SETTINGS: with further sections of its configuration, or none
 start_schedd() {
     local config=$STAGE/schedd.toml log=$STAGE/schedd.log
-    mkdir -m 0700 "$STAGE/run" "$STAGE/state"
+    # The log of one that ran before tells another address.
+    rm -f "$log"
     cat >"$config" <<TOML
 $(database_settings)
-$(address_settings)
+$ADDRESSES
 [ops]
 listen = "127.0.0.1:0"
 [log]
@@ -169,8 +197,8 @@ playbooks_dir = "$PWD/playbooks"
 pool_key_file = "$STAGE/secrets/pool_key"
 [notify]
 socket = "$STAGE/run/notify.sock"
+$1
 TOML
-    ssh-keygen -q -t ed25519 -N '' -f "$STAGE/secrets/pool_key"
     target/release/orion-schedd --config "$config" 2>"$log" &
     PIDS+=($!)
     # shellcheck disable=SC2034 # for memory.sh
@@ -213,10 +241,23 @@ containers() {
 }
 
 nodes_ready() {
-    local ready
-    ready=$(mariadb --no-defaults --batch --skip-column-names --socket="$STAGE/mysqld.sock" --user=root orion --execute \
-        "SELECT COUNT(*) FROM nodes WHERE availability = 'ready' AND status = 'alive'")
-    [ "$ready" -eq "$1" ]
+    [ "$(sql "SELECT COUNT(*) FROM nodes WHERE availability = 'ready' AND status = 'alive'")" -eq "$1" ]
+}
+
+# stop PID: ends one of PIDS, orderly, before the others
+stop() {
+    local pid left=()
+    kill "$1"
+    wait "$1" || true
+    for pid in "${PIDS[@]}"; do
+        [ "$pid" = "$1" ] || left+=("$pid")
+    done
+    PIDS=("${left[@]}")
+}
+
+# median NUMBERS...
+median() {
+    printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
 # credentials NAME

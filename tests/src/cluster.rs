@@ -105,6 +105,17 @@ impl Cluster {
         client
     }
 
+    /// The worker that a rental's present account is on.
+    pub fn worker_of(&self, rental: &Value) -> &Worker {
+        let name = self.db.sql_one(&format!(
+            "SELECT n.hostname FROM nodes n JOIN accounts a ON a.node_id = n.id \
+             WHERE a.rental_id = {rental} AND a.state = 'present'"
+        ));
+        let mut all = self.workers.all().iter();
+        all.find(|worker| worker.hostname() == name)
+            .expect("the node is a worker's")
+    }
+
     /// Waits until exactly `count` nodes are alive and ready.
     pub async fn ready_nodes(&self, count: usize) {
         wait_until(&format!("{count} nodes are alive and ready"), PATIENCE, || {

@@ -26,6 +26,8 @@ pub struct Plan {
     pub networks: &'static str,
     /// `migration.compensate`
     pub compensate: bool,
+    /// `cron.expire`
+    pub expire: &'static str,
 }
 
 impl Default for Plan {
@@ -41,6 +43,7 @@ impl Default for Plan {
             mode: "open",
             networks: "[]",
             compensate: false,
+            expire: "* * * * * *",
         }
     }
 }
@@ -145,6 +148,7 @@ impl Plan {
             [notify]
             socket = "{notify}"
             [cron]
+            expire = "{expire}"
             reconcile = "* * * * * *"
             cleanup = "* * * * * *"
             health_check = "* * * * * *"
@@ -158,6 +162,7 @@ impl Plan {
             host_timeout_s = self.host_timeout_s,
             networks = self.networks,
             compensate = self.compensate,
+            expire = self.expire,
             playbook = workers.playbook().display(),
             playbooks = playbooks.display(),
             pool_key = workers.pool_key().display(),

@@ -10,19 +10,6 @@ use orion_testkit::{Client, PATIENCE, Worker, wait_until, wait_until_async};
 use orion_tests::{Cluster, Plan, rent_of};
 use serde_json::Value;
 
-/// The worker that a rental's present account is on.
-fn worker_of<'a>(cluster: &'a Cluster, rental: &Value) -> &'a Worker {
-    let name = cluster.db.sql_one(&format!(
-        "SELECT n.hostname FROM nodes n JOIN accounts a ON a.node_id = n.id WHERE a.rental_id = {rental} AND a.state = 'present'"
-    ));
-    cluster
-        .workers
-        .all()
-        .iter()
-        .find(|worker| worker.hostname() == name)
-        .unwrap()
-}
-
 async fn seen_as(client: &Client, rental: &Value, state: &str) -> Value {
     let path = format!("/api/rentals/{rental}");
     wait_until_async(&format!("rental {rental} is {state}"), PATIENCE, || async {
@@ -58,7 +45,7 @@ async fn a_rental_survives_its_worker_with_its_id_its_end_and_its_password() {
         .json();
     let rental = &rent[0]["rental_id"];
     let before = seen_as(&alice, rental, "active").await;
-    let dead = worker_of(&cluster, rental);
+    let dead = cluster.worker_of(rental);
     dead.reach(Reach::Refuses);
     moved(&cluster, rental, dead).await;
     let after = seen_as(&alice, rental, "active").await;
@@ -95,7 +82,7 @@ async fn without_a_spare_a_rental_is_degraded_until_one_turns_up_and_gets_lost_t
         .expect(200)
         .json();
     let rental = &rent[0]["rental_id"];
-    let dead = worker_of(&cluster, rental);
+    let dead = cluster.worker_of(rental);
     dead.reach(Reach::Refuses);
     let degraded = seen_as(&alice, rental, "degraded").await;
     assert_eq!(degraded["leased_until"], rent[0]["leased_until"]);

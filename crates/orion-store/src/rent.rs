@@ -125,6 +125,9 @@ pub struct RequestRental {
     pub leased_until: Option<UtcTime>,
 }
 
+/// So many ready nodes on each side of a random place are read to draw from.
+const CANDIDATES_AROUND: u32 = 200;
+
 /// What one attempt to take nodes came to.
 enum Pick {
     Decided(RentDecision),
@@ -377,21 +380,40 @@ impl Tx {
         }))
     }
 
-    /// Random nodes that may be leased; with `request`, none that a rental of it has been on.
+    /// Random nodes that may be leased; with `request`, none that a rental of it has been on. In a large pool they are
+    /// drawn from those around a random place, since drawing from all means to read all.
     pub(crate) async fn candidates(
         &mut self,
         count: u32,
         request: Option<RequestId>,
     ) -> Result<Vec<NodeId>, StoreError> {
         let now = self.now;
-        let rows = self
-            .rows(
-                "SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
-                 AND n.draining = FALSE AND n.forgotten_at IS NULL \
+        let place = self
+            .number(
+                "SELECT CAST(FLOOR(RAND() * (IFNULL(MAX(id), 0) + 1)) AS UNSIGNED) FROM nodes",
+                (),
+            )
+            .await?;
+        let around = count.max(CANDIDATES_AROUND);
+        let free = |side: &str| {
+            format!(
+                "(SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
+                 AND n.draining = FALSE AND n.id {side} AND n.forgotten_at IS NULL \
                  AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
                  (SELECT 1 FROM accounts a JOIN rentals r ON r.id = a.rental_id \
-                  WHERE r.request_id = ? AND a.node_id = n.id) ORDER BY RAND() LIMIT ?",
-                (now, now, request.map(|id| id.0), count),
+                  WHERE r.request_id = ? AND a.node_id = n.id) ORDER BY n.id"
+            )
+        };
+        let (above, below) = (free(">= ?"), free("< ?"));
+        let request = request.map(|id| id.0);
+        let rows = self
+            .rows(
+                &format!(
+                    "SELECT id FROM ({above} LIMIT ?) UNION ALL {below} DESC LIMIT ?)) AS around ORDER BY RAND() LIMIT ?"
+                ),
+                (
+                    place, now, now, request, around, place, now, now, request, around, count,
+                ),
             )
             .await?;
         rows.into_iter()

@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
     step!(23, "0023_nodes_seen", 1),
     step!(24, "0024_beats_interval", 1),
     step!(25, "0025_installation_next_rental", 1),
+    step!(26, "0026_nodes_health", 1),
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (

@@ -25,24 +25,26 @@ pub(crate) const AFTER_RESUME: Duration = Duration::from_secs(60);
 /// No grace is longer; what says so was written by another clock.
 const LONGEST_GRACE_S: u32 = 3600;
 
-/// How many nodes are bad.
+/// How many nodes are bad, and whether more are good. The good ones are not counted to the end: there may be very many,
+/// and this is asked each second.
 struct Health {
-    all: u64,
     bad: u64,
     /// Turned bad together, lately.
     together: u64,
+    /// At most one more than `bad`.
+    good: u64,
 }
 
 impl Health {
     /// When so much fails at once, it is likelier us.
     fn is_us(&self) -> bool {
-        let half = self.together * 2 >= self.all && self.together >= TOGETHER_LEAST;
-        let everything = self.bad == self.all && self.all >= 2 && self.together > 0;
+        let half = self.together * 2 >= self.bad + self.good && self.together >= TOGETHER_LEAST;
+        let everything = self.good == 0 && self.bad >= 2 && self.together > 0;
         half || everything
     }
 
     fn is_over(&self) -> bool {
-        self.bad == 0 || self.bad * 2 < self.all
+        self.bad == 0 || self.good > self.bad
     }
 }
 
@@ -143,9 +145,8 @@ impl Tx {
         let lately = self.now - Duration::from_secs(u64::from(TOGETHER_S));
         let row = self
             .first(
-                "SELECT COUNT(*) AS all_nodes, CAST(IFNULL(SUM(status IN ('suspect', 'dead')), 0) AS UNSIGNED) AS bad, \
-                 CAST(IFNULL(SUM(status IN ('suspect', 'dead') AND failing_since >= ?), 0) AS UNSIGNED) AS together \
-                 FROM nodes WHERE forgotten_at IS NULL AND awaits_approval = FALSE AND status <> 'unknown'",
+                "SELECT COUNT(*) AS bad, CAST(IFNULL(SUM(failing_since >= ?), 0) AS UNSIGNED) AS together FROM nodes \
+                 WHERE forgotten_at IS NULL AND status IN ('suspect', 'dead') AND awaits_approval = FALSE",
                 (lately,),
             )
             .await?;
@@ -153,17 +154,27 @@ impl Tx {
             column: "nodes",
             reason: "no count".to_owned(),
         })?;
+        let bad: u64 = column(&mut row, "bad")?;
+        let good = self
+            .number(
+                "SELECT COUNT(*) FROM (SELECT id FROM nodes WHERE forgotten_at IS NULL AND status = 'alive' \
+                 AND awaits_approval = FALSE LIMIT ?) AS some",
+                (bad + 1,),
+            )
+            .await?;
         Ok(Health {
-            all: column(&mut row, "all_nodes")?,
-            bad: column(&mut row, "bad")?,
+            bad,
             together: column(&mut row, "together")?,
+            good,
         })
     }
 
     async fn suspend(&mut self, health: &Health) -> Result<String, StoreError> {
         let because = format!(
             "{} of {} nodes fail, {} of them since less than {TOGETHER_S} s: it may be us",
-            health.bad, health.all, health.together
+            health.bad,
+            health.bad + health.good,
+            health.together
         );
         let now = self.now;
         self.change(

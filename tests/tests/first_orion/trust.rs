@@ -1,9 +1,4 @@
-//! Defects of the first Orion that had to do with trust, each shown not to be here.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "helpers of tests"
-)]
+//! Whom it trusted.
 
 use orion_testkit::Client;
 use orion_tests::{Cluster, PASSWORD, Plan, rent_of};
