@@ -156,7 +156,10 @@ impl Case<'_> {
             }
             (Node::Unquarantine, _) => store.release_from_quarantine(node).await.map(drop),
             (Node::Forget, _) => store.forget_node(node).await.map(drop),
-            (Node::Drain(drain), _) => store.set_draining(node, drain).await.map(drop),
+            (Node::Drain(drain), _) => {
+                store.set_draining(node, drain).await.map_err(text)?;
+                store.migrate(100).await.map(drop)
+            }
         }
         .map_err(text)
     }

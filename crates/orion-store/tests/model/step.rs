@@ -225,9 +225,9 @@ fn node() -> impl Strategy<Value = Node> {
         1 => Just(Node::Beat),
         3 => Just(Node::Unquarantine),
         1 => Just(Node::Forget),
-        3 => Just(Node::Drain(Drain::Moves)),
+        6 => Just(Node::Drain(Drain::Moves)),
         1 => Just(Node::Drain(Drain::RunsOut)),
-        3 => Just(Node::Drain(Drain::No)),
+        6 => Just(Node::Drain(Drain::No)),
     ]
 }
 
