@@ -161,7 +161,7 @@ async fn a_drained_workers_rental_moves_while_the_worker_serves_it() {
     let rent = alice.post("/api/rent", &rent_of(1)).await.expect(200);
     let rental = &rent.json()[0]["rental_id"];
     let before = seen_as(&alice, rental, "active").await;
-    let drained = worker_of(&cluster, rental);
+    let drained = cluster.worker_of(rental);
     let hash = |worker: &Worker| {
         let accounts = worker.state().accounts.into_values();
         accounts.map(|account| account.password_hash).next()
@@ -179,7 +179,7 @@ async fn a_drained_workers_rental_moves_while_the_worker_serves_it() {
         assert_eq!(before[same], after[same], "{same}");
     }
     assert_ne!(before["ssh_port"], after["ssh_port"]);
-    assert_eq!(hash(worker_of(&cluster, rental)), Some(kept));
+    assert_eq!(hash(cluster.worker_of(rental)), Some(kept));
     assert!(drained.accounts().is_empty());
     let history = after["history"].as_array().unwrap();
     let kinds: Vec<&str> = history.iter().filter_map(|e| e["kind"].as_str()).collect();
@@ -200,7 +200,7 @@ async fn a_rental_stays_where_draining_is_taken_back_in_the_middle_of_its_move()
     let (alice, admin) = (cluster.user("alice").await, cluster.admin("chief").await);
     let rent = alice.post("/api/rent", &rent_of(1)).await.expect(200);
     let rental = &rent.json()[0]["rental_id"];
-    let drained = worker_of(&cluster, rental);
+    let drained = cluster.worker_of(rental);
     let node = node_of(&cluster, drained);
     for worker in cluster.workers.all() {
         worker.behave(Some(Op::Create), Act::Delay(3_000), None);
@@ -218,6 +218,6 @@ async fn a_rental_stays_where_draining_is_taken_back_in_the_middle_of_its_move()
     let undrain = format!("{node}/undrain");
     admin.post_empty(&undrain).await.expect(200);
     assert_eq!(cluster.at_rest().await, 1);
-    assert_eq!(worker_of(&cluster, rental).hostname(), drained.hostname());
+    assert_eq!(cluster.worker_of(rental).hostname(), drained.hostname());
     assert_eq!(drained.accounts().len(), 1);
 }
