@@ -45,6 +45,10 @@ impl ClockStep {
     pub fn ahead_s(self) -> f64 {
         self.0.as_seconds_f64()
     }
+
+    fn microseconds(self) -> i64 {
+        i64::try_from(self.0.whole_microseconds()).unwrap_or(i64::MAX)
+    }
 }
 
 impl fmt::Display for ClockStep {
@@ -241,7 +245,7 @@ impl Store {
                 known: Known::at(tx.now, &tx.reading, true),
             };
             tx.write_clock(&self.clock, &judged).await?;
-            tx.begin_by_another_clock().await?;
+            tx.begin_by_another_clock(step).await?;
             let detail = format!("it is {step}");
             tx.event("clock_accepted", About::default(), Some(&detail))
                 .await?;
@@ -298,8 +302,7 @@ impl Tx {
     }
 
     async fn write_clock(&mut self, watch: &ClockWatch, judged: &Judged) -> Result<(), StoreError> {
-        let step = judged.step.map_or(Duration::ZERO, |step| step.0);
-        let step_us = i64::try_from(step.whole_microseconds()).unwrap_or(i64::MAX);
+        let step_us = judged.step.map_or(0, ClockStep::microseconds);
         self.change(
             "INSERT INTO clock (id, boot_id, booted_at, seen_at, step_us) VALUES (1, ?, ?, ?, ?) \
              ON DUPLICATE KEY UPDATE boot_id = VALUES(boot_id), booted_at = VALUES(booted_at), \
@@ -310,28 +313,24 @@ impl Tx {
         Ok(())
     }
 
-    /// What counts from or to an instant of the clock before counts anew, and nothing that is over lies ahead. Ends of
-    /// rentals stay as they are.
-    async fn begin_by_another_clock(&mut self) -> Result<(), StoreError> {
+    /// What is held is held anew, what was lost or failed by the clock before is as long ago by this one, and nothing that
+    /// is over lies ahead. Ends of rentals stay as they are.
+    async fn begin_by_another_clock(&mut self, step: ClockStep) -> Result<(), StoreError> {
         let now = self.now;
-        for sql in [
-            // They were opened before the step, since nothing is rented afterwards: undone next.
-            "UPDATE requests SET deadline_at = ? WHERE state = 'open'",
-            "UPDATE requests SET created_at = ? WHERE idempotency_key IS NOT NULL AND created_at > ?",
-            "UPDATE nodes SET died_at = ? WHERE died_at > ?",
-            // Attempts that failed are what the next ones wait for.
-            "UPDATE runs u JOIN accounts a ON a.id = u.account_id SET u.finished_at = ? \
-             WHERE a.state = 'leaving' AND u.finished_at > ?",
-            "UPDATE runs u JOIN nodes n ON n.id = u.node_id SET u.finished_at = ? \
-             WHERE n.availability = 'joining' AND u.finished_at > ?",
-            "UPDATE beats SET beat_at = ? WHERE beat_at > ?",
-        ] {
+        for sql in OVER_BY_NOW {
             let places = sql.matches('?').count();
-            self.change(sql, vec![Value::from(now); places]).await?;
+            self.change(*sql, vec![Value::from(now); places]).await?;
         }
+        let step_us = step.microseconds();
         self.change(
-            "UPDATE nodes SET failed_checks = 0, failing_since = NULL WHERE failing_since IS NOT NULL",
-            (),
+            "UPDATE rentals SET lost_since = lost_since + INTERVAL ? MICROSECOND WHERE state = 'degraded'",
+            (step_us,),
+        )
+        .await?;
+        self.change(
+            "UPDATE nodes SET failed_checks = 0, failing_since = LEAST(?, failing_since + INTERVAL ? MICROSECOND) \
+             WHERE failing_since IS NOT NULL",
+            (now, step_us),
         )
         .await?;
         let held = now + HELD_ANEW;
@@ -346,6 +345,26 @@ impl Tx {
         Ok(())
     }
 }
+
+/// Each `?` is the time by the accepted clock.
+const OVER_BY_NOW: &[&str] = &[
+    // They were opened before the step, since nothing is rented afterwards: undone next.
+    "UPDATE requests SET deadline_at = ? WHERE state = 'open'",
+    "UPDATE requests SET created_at = ? WHERE idempotency_key IS NOT NULL AND created_at > ?",
+    "UPDATE accounts SET state_since = ? WHERE state <> 'gone' AND state_since > ?",
+    "UPDATE nodes SET availability_since = ? WHERE availability_since > ?",
+    "UPDATE nodes SET last_inspected_at = ? WHERE last_inspected_at > ?",
+    "UPDATE nodes SET died_at = ? WHERE died_at > ?",
+    // Inspections under way speak of nothing that changed meanwhile.
+    "UPDATE runs SET created_at = ? - INTERVAL 1 SECOND WHERE state IN ('queued', 'claimed') AND created_at >= ?",
+    // Attempts that failed are what the next ones wait for.
+    "UPDATE runs u JOIN accounts a ON a.id = u.account_id SET u.finished_at = ? \
+     WHERE a.state = 'leaving' AND u.finished_at > ?",
+    "UPDATE runs u JOIN nodes n ON n.id = u.node_id SET u.finished_at = ? \
+     WHERE n.availability = 'joining' AND u.finished_at > ?",
+    // No agent is silent for that.
+    "UPDATE beats SET beat_at = ?",
+];
 
 #[cfg(test)]
 mod tests {

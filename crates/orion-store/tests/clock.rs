@@ -341,3 +341,48 @@ async fn nothing_waits_for_a_time_that_an_accepted_clock_has_taken_back() {
     }
     assert!(bed.node_state(nodes[0]).starts_with("dead"));
 }
+
+#[tokio::test]
+async fn an_accepted_clock_gives_back_no_more_time_than_was_lost_and_makes_no_agent_silent() {
+    for step in [TWO_HOURS, -TWO_HOURS] {
+        let (bed, nodes) = Bed::with_nodes(4).await;
+        let rental = rented(&bed, 5 * HOUR).await;
+        let node = bed.one("SELECT node_id FROM accounts WHERE state = 'present'");
+        let node = NodeId(node.parse().unwrap());
+        let beat = Beat {
+            node: *nodes.iter().find(|other| **other != node).unwrap(),
+            boot_id: "b".to_owned(),
+            agent: "0.1.0".to_owned(),
+            signed: None,
+            signing_key: None,
+            accounts: None,
+        };
+        bed.later(9).beat_many(&[beat], None).await.unwrap();
+        for second in [10, 16, 22] {
+            fails(&bed.later(second), node).await;
+        }
+        // No spare, so that it stays where it is.
+        bed.db.sql("UPDATE nodes SET draining = TRUE");
+        let degraded = bed.later(23).migrate(9).await.unwrap().degraded;
+        assert_eq!(
+            (degraded, bed.rental_state(rental).as_str()),
+            (1, "degraded")
+        );
+        let before = bed.one("SELECT leased_until FROM rentals");
+        assert!(bed.stepped(30, step).accept_clock().await.unwrap());
+        let silent = bed.stepped(31, step).judge_agents(Duration::ZERO).await;
+        assert_eq!(silent.unwrap().down, [""; 0]);
+        let store = bed.stepped(70, step).with_compensation(true);
+        let alive = store.record_probe(node, &ProbeResult::LoggedIn).await;
+        alive.unwrap();
+        assert_eq!(store.migrate(9).await.unwrap().healed, 1);
+        let lost = format!(
+            "SELECT ROUND(TIMESTAMPDIFF(MICROSECOND, '{before}', leased_until) / 1e6) FROM rentals"
+        );
+        assert!(
+            ["60", "61"].contains(&bed.one(&lost).as_str()),
+            "{}",
+            bed.one(&lost)
+        );
+    }
+}
