@@ -112,10 +112,7 @@ async fn a_step_and_back(cluster: &Cluster, clock: &FakeClock, ahead: i64, lives
 
     ended(cluster, &short, "expired").await;
     let took = start.elapsed();
-    assert!(
-        (Duration::from_secs(10)..Duration::from_secs(30)).contains(&took),
-        "ended after {took:?}"
-    );
+    assert!(took >= Duration::from_secs(10), "ended after {took:?}");
     let (expired, moved) = (
         ticks(cluster, "expire").await,
         ticks(cluster, "migrate").await,

@@ -319,7 +319,7 @@ impl Tx {
         let now = self.now;
         for sql in OVER_BY_NOW {
             let places = sql.matches('?').count();
-            self.change(*sql, vec![Value::from(now); places]).await?;
+            self.change(sql, vec![Value::from(now); places]).await?;
         }
         let step_us = step.microseconds();
         self.change(
