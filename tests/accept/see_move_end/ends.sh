@@ -60,7 +60,7 @@ a_rental_of_right_before_the_outage_ends_by_its_bound() {
     rent 0.00833334
     # At once, before a beat told the end: what create left is the latest end that was possible then.
     control_plane kill
-    bound=$(docker exec "$WORKER" jq ".ends_at" "/var/lib/orion-node/accounts/$((UID_BASE + RENTAL)).json")
+    bound=$(docker exec "$WORKER" jq ".ends_at_wall" "/var/lib/orion-node/accounts/$((UID_BASE + RENTAL)).json")
     echo "bound $bound"
     until_true 120 is_locked_on "$WORKER" "$RENTAL"
     awk -v bound="$bound" -v now="$(date +%s.%N)" 'BEGIN {print "locked " now - bound " s after its bound"; exit !(now - bound < 10)}'

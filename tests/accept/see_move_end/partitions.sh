@@ -122,6 +122,7 @@ a_control_plane_that_is_cut_off_moves_nothing() {
 cut_off_from_three_fifths_nothing_moves_until_an_administrator_says_so() {
     local rental name lost=() nodes
     fresh_pool
+    offer '%'
     nodes=$(sql "SELECT COUNT(*) FROM nodes WHERE forgotten_at IS NULL")
     rent 1 2
     for rental in "${RENTALS[@]}"; do
