@@ -255,6 +255,12 @@ stop() {
     PIDS=("${left[@]}")
 }
 
+# cpu_ms PID: what the process alone has used so far, user and system
+cpu_ms() {
+    # Behind the name, which may have spaces; in ticks of 10 ms.
+    sed 's/.*) //' "/proc/$1/stat" | awk '{ print ($12 + $13) * 10 }'
+}
+
 # median NUMBERS...
 median() {
     printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'

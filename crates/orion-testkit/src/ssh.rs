@@ -49,7 +49,11 @@ pub(crate) struct Responders {
 
 impl Responders {
     /// Binds one free port per worker, whose host keys come by number; returns the ports in that order.
-    pub(crate) fn start(farm: &Farm, host_keys: &[PrivateKey]) -> (Self, Vec<u16>) {
+    pub(crate) fn start(
+        farm: &Farm,
+        host_keys: &[PrivateKey],
+        address: Ipv4Addr,
+    ) -> (Self, Vec<u16>) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -62,8 +66,7 @@ impl Responders {
         });
         let mut ports = Vec::new();
         for _ in host_keys {
-            let listener =
-                std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+            let listener = std::net::TcpListener::bind((address, 0)).expect("a free port");
             listener
                 .set_nonblocking(true)
                 .expect("a non-blocking listener");

@@ -7,6 +7,7 @@ use crate::scripted::{Act, Behaviour, Farm, LogLine, Op, Reach, WorkerState};
 use crate::ssh::{Responders, new_key, private_text, public_line};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -39,6 +40,11 @@ pub struct Worker {
 impl Workers {
     /// `count` clean workers.
     pub fn new(count: usize) -> Self {
+        Self::listening_on(Ipv4Addr::LOCALHOST, count)
+    }
+
+    /// The same on another address of this machine, which a control plane can dial without looking up a name.
+    pub fn listening_on(address: Ipv4Addr, count: usize) -> Self {
         let scratch = Scratch::new("farm");
         let pool = new_key();
         let pool_key = scratch.write_secret("pool_key", private_text(&pool));
@@ -51,7 +57,7 @@ impl Workers {
         let playbook = scratch.write_program("ansible-playbook", &playbook);
         let farm = Farm::at(scratch.path());
         let keys: Vec<_> = (0..count).map(|_| new_key()).collect();
-        let (responders, ports) = Responders::start(&farm, &keys);
+        let (responders, ports) = Responders::start(&farm, &keys, address);
         let mut all = Vec::new();
         for (number, (key, port)) in keys.iter().zip(ports).enumerate() {
             let host_key = public_line(key);
