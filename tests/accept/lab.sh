@@ -9,6 +9,13 @@ source "$root/.lab/env"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+# What a case measured is shown also when it passed.
+exec 3>&1
+say() {
+    echo "$*"
+    echo "        $*" >&3
+}
+
 UID_BASE=1000000
 passed=0
 failed=0
@@ -27,7 +34,7 @@ run() {
     else
         failed=$((failed + 1))
         echo "FAILED  $1 ($((SECONDS - started)) s)"
-        sed 's/^/        /' "$scratch/$1.log"
+        sed 's/^ */        /' "$scratch/$1.log"
     fi
 }
 

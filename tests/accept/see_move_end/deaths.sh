@@ -26,11 +26,11 @@ death() {
 # print_deaths: medians and worst, by phase.
 print_deaths() {
     local column=0 phase
-    printf '%-10s %8s %8s\n' phase p50 worst
+    say "$(wc -l <"$scratch/deaths") deaths, in seconds: median and worst"
     for phase in detect decide provision login whole; do
         column=$((column + 1))
-        cut -f "$column" "$scratch/deaths" | sort -n |
-            awk -v phase="$phase" '{v[NR] = $1} END {printf "%-10s %7.1fs %7.1fs\n", phase, v[int((NR + 1) / 2)], v[NR]}'
+        say "$(cut -f "$column" "$scratch/deaths" | sort -n |
+            awk -v phase="$phase" '{v[NR] = $1} END {printf "%-10s %6.1f %6.1f", phase, v[int((NR + 1) / 2)], v[NR]}')"
     done
 }
 

@@ -29,7 +29,7 @@ locked_by() {
     local late
     until_true "$(awk -v ends="$ENDS" -v now="$(date +%s)" -v more="$1" 'BEGIN {printf "%d", ends - now + more + 5}')" locked
     late=$(awk -v ends="$ENDS" -v now="$(date +%s.%N)" 'BEGIN {print now - ends}')
-    echo "locked out $late s after its end"
+    say "locked out $late s after its end"
     awk -v late="$late" -v more="$1" 'BEGIN {exit !(late > -1 && late < more)}'
 }
 
@@ -61,7 +61,7 @@ a_rental_of_right_before_the_outage_ends_by_its_bound() {
     # At once, before a beat told the end: what create left is the latest end that was possible then.
     control_plane kill
     bound=$(docker exec "$WORKER" jq ".ends_at_wall" "/var/lib/orion-node/accounts/$((UID_BASE + RENTAL)).json")
-    echo "bound $bound"
+
     until_true 120 is_locked_on "$WORKER" "$RENTAL"
     awk -v bound="$bound" -v now="$(date +%s.%N)" 'BEGIN {print "locked " now - bound " s after its bound"; exit !(now - bound < 10)}'
     control_plane start

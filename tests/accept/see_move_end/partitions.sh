@@ -61,7 +61,7 @@ a_rental_that_is_degraded_ends_on_time() {
     until_true 60 state_is "$RENTAL" degraded
     until_true 60 state_is "$RENTAL" ending
     late=$(sql "SELECT UNIX_TIMESTAMP(ending_since) - $ends FROM rentals WHERE id = $RENTAL")
-    echo "ended $late s after its end"
+    say "ended $late s after its end"
     awk -v late="$late" 'BEGIN {exit !(late >= 0 && late < 5)}'
     # Nobody can reach the machine, so its agent locks by itself.
     until_true 15 is_locked_on "$victim" "$RENTAL"
