@@ -350,8 +350,9 @@ impl Tx {
 const OVER_BY_NOW: &[&str] = &[
     // They were opened before the step, since nothing is rented afterwards: undone next.
     "UPDATE requests SET deadline_at = ? WHERE state = 'open'",
-    "UPDATE requests SET created_at = ? WHERE idempotency_key IS NOT NULL AND created_at > ?",
-    "UPDATE accounts SET state_since = ? WHERE state <> 'gone' AND state_since > ?",
+    "UPDATE accounts SET state_since = ? WHERE state_since > ?",
+    "UPDATE accounts SET evidence_at = ? WHERE state <> 'gone' AND evidence_at > ?",
+    "UPDATE nodes SET status_since = ? WHERE status_since > ?",
     "UPDATE nodes SET availability_since = ? WHERE availability_since > ?",
     "UPDATE nodes SET last_inspected_at = ? WHERE last_inspected_at > ?",
     "UPDATE nodes SET died_at = ? WHERE died_at > ?",

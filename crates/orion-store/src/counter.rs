@@ -91,7 +91,7 @@ impl Store {
         let highest: Option<Row> = conn
             .query_first(
                 "SELECT n.hostname, n.highest_uid, i.uid_base FROM nodes n JOIN installation i ON i.id = 1 \
-                 WHERE n.forgotten_at IS NULL AND n.highest_uid IS NOT NULL ORDER BY n.highest_uid DESC LIMIT 1",
+                 WHERE n.forgotten_at IS NULL AND n.awaits_approval = FALSE AND n.highest_uid IS NOT NULL ORDER BY n.highest_uid DESC LIMIT 1",
             )
             .await?;
         let Some(mut row) = highest else {
@@ -128,12 +128,13 @@ impl Store {
     }
 }
 
-/// The nodes on which a UID was seen that is not given out.
+/// The nodes on which a UID was seen that is not given out. Who awaits approval is a stranger, whose word stops nothing.
 const ABOVE_COUNTER: &str = "SELECT COUNT(*) AS nodes, MAX(n.highest_uid) AS highest_uid, MAX(c.uid_base) AS uid_base, \
      MAX(c.next_rental) AS next_rental FROM \
      (SELECT i.uid_base, GREATEST(i.next_rental, IFNULL((SELECT MAX(id) FROM rentals), 0) + 1) AS next_rental \
       FROM installation i WHERE i.id = 1) c \
-     JOIN nodes n ON n.highest_uid >= c.uid_base + c.next_rental WHERE n.forgotten_at IS NULL";
+     JOIN nodes n ON n.highest_uid >= c.uid_base + c.next_rental \
+     WHERE n.forgotten_at IS NULL AND n.awaits_approval = FALSE";
 
 fn outdated(mut row: Row) -> Result<Option<Outdated>, StoreError> {
     let nodes: u64 = column(&mut row, "nodes")?;

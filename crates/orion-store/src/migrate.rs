@@ -33,13 +33,13 @@ pub struct Migrated {
     pub suspended: Option<String>,
 }
 
-/// Who has no access comes first, and the first degraded first.
-const DEGRADED: &str = "SELECT r.id FROM rentals r WHERE r.state = 'degraded' AND r.leased_until > ? AND NOT EXISTS \
+/// Who has no access comes first, and the first degraded first. What ends within ten seconds is not moved any more.
+const DEGRADED: &str = "SELECT r.id FROM rentals r WHERE r.state = 'degraded' AND r.leased_until > ? + INTERVAL 10 SECOND AND NOT EXISTS \
      (SELECT 1 FROM accounts a WHERE a.rental_id = r.id AND a.state = 'making') ORDER BY r.degraded_since, r.id LIMIT ?";
 
 const DRAINED: &str = "SELECT r.id FROM nodes n JOIN accounts a ON a.held_node = n.id AND a.state = 'present' \
      JOIN rentals r ON r.id = a.rental_id WHERE n.drain_move = TRUE AND n.draining = TRUE AND r.state = 'active' \
-     AND r.leased_until > ? AND NOT EXISTS \
+     AND r.leased_until > ? + INTERVAL 10 SECOND AND NOT EXISTS \
      (SELECT 1 FROM accounts m WHERE m.rental_id = r.id AND m.state = 'making') ORDER BY n.id LIMIT ?";
 
 /// Half moved, and not to be moved any more.

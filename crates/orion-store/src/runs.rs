@@ -196,9 +196,10 @@ impl Store {
 }
 
 /// An end in the future: of an active rental its end, of one being made its whole duration after the deadline. What is
-/// provisioned when the request is active already was somewhere else before.
+/// provisioned for an active request was somewhere else before, unless it is made again where it is.
 const CLAIMED: &str = "SELECT u.id, u.kind, u.node_id, u.epoch, u.attempt, i.uid_base, a.uid, a.keep_home, \
-     s.name, r.password_hash, IFNULL(q.state = 'active', FALSE) AS is_moved, n.contact_host, n.contact_port, \
+     s.name, r.password_hash, q.state = 'active' AND EXISTS (SELECT 1 FROM accounts o WHERE o.rental_id = r.id AND o.id <> a.id \
+      AND (o.keep_home OR o.state = 'present')) AS is_moved, n.contact_host, n.contact_port, \
      TIMESTAMPDIFF(MICROSECOND, ?, IFNULL(r.leased_until, q.deadline_at + INTERVAL q.duration_us MICROSECOND)) AS ends_in_us, \
      (SELECT GROUP_CONCAT(k.host_key SEPARATOR '\n') FROM host_keys k WHERE k.node_id = n.id) AS host_keys \
      FROM runs u JOIN installation i JOIN nodes n ON n.id = u.node_id LEFT JOIN accounts a ON a.id = u.account_id \
@@ -237,7 +238,7 @@ fn claimed_run(mut row: Row) -> Result<ClaimedRun, StoreError> {
                 ends_in: ends_in_us
                     .filter(|_| provision)
                     .map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0))),
-                is_moved: provision && column(&mut row, "is_moved")?,
+                is_moved: provision && column::<Option<bool>>(&mut row, "is_moved")? == Some(true),
                 keep_home: kind == RunKind::Clean && column(&mut row, "keep_home")?,
             })
         }

@@ -99,3 +99,30 @@ async fn a_process_of_another_client_is_foreign_too() {
     assert_eq!(bed.node_state(node), "alive quarantined");
     bed.check().await;
 }
+
+#[tokio::test]
+async fn an_inspection_that_began_before_its_node_joined_makes_nothing_ready() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    let node = nodes[0];
+    let store = bed.later(700);
+    let queue = store.queue_deep_inspections(support::HOUR / 6, support::HOUR, 1);
+    assert_eq!(queue.await.unwrap(), 1);
+    let inspection = bed.claim_one(RunKind::Inspect).await;
+    // Meanwhile it is cut off for good, and comes back.
+    for second in [701, 707, 713] {
+        let silence = ProbeResult::NoAnswer("timed out".to_owned());
+        let store = bed.later(second);
+        store.record_probe(node, &silence).await.unwrap();
+    }
+    assert_eq!(bed.node_state(node), "dead joining");
+    let looked_before = RunReport {
+        evidence: Some(saw(&[])),
+        ..report(RunOutcome::Clean)
+    };
+    bed.record_at(714, &inspection, &looked_before).await;
+    assert_eq!(bed.node_state(node), "alive joining");
+    let again = bed.claim_one(RunKind::Inspect).await;
+    bed.record_at(720, &again, &looked_before).await;
+    assert_eq!(bed.node_state(node), "alive ready");
+    bed.check().await;
+}

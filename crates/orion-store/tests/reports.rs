@@ -101,7 +101,9 @@ async fn an_account_that_is_gone_or_locked_on_its_worker_is_made_again_at_a_high
         assert!(!says(&bed, 45, node, &accounts).await, "one is open");
         let run = bed.claim_one(RunKind::Provision).await;
         assert_eq!((run.node, run.epoch), (node, 2));
-        assert!(run.account.as_ref().unwrap().password_hash.is_some());
+        let claimed = run.account.as_ref().unwrap();
+        assert!(claimed.password_hash.is_some());
+        assert!(!claimed.is_moved, "its files are where they were");
         bed.record_at(50, &run, &report(RunOutcome::Present)).await;
         assert_eq!(bed.events("account_repaired"), "1");
         assert_eq!(bed.node_state(node), "alive leased");
@@ -173,6 +175,25 @@ async fn a_repair_that_fails_is_tried_again_and_the_second_failure_quarantines()
         bed.check().await;
     }
     assert_eq!(bed.rental_state(rental), "active");
+}
+
+#[tokio::test]
+async fn a_name_that_was_taken_away_on_its_machine_does_not_keep_a_rental_from_moving() {
+    let (bed, node, rental) = leased().await;
+    for seconds in [40, 80] {
+        assert!(says(&bed, seconds, node, &[]).await);
+        let run = bed.claim_one(RunKind::Provision).await;
+        bed.record_at(seconds + 1, &run, &report(RunOutcome::NameTaken))
+            .await;
+    }
+    bed.add_nodes(2).await;
+    bed.later(100)
+        .set_draining(node, Drain::Moves)
+        .await
+        .unwrap();
+    let done = bed.later(101).migrate(10).await.unwrap();
+    assert_eq!(done.moving, 1, "{done:?} {}", bed.rental_state(rental));
+    bed.check().await;
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ impl Tx {
                  AND n.draining = FALSE AND n.forgotten_at IS NULL \
                  AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
                  (SELECT 1 FROM runs u JOIN accounts a ON a.id = u.account_id WHERE a.rental_id = ? AND u.node_id = n.id \
-                  AND u.kind = 'provision' AND u.state = 'failed' AND u.finished_at >= ?) ORDER BY RAND() LIMIT 1",
+                  AND u.kind = 'provision' AND u.state = 'failed' AND u.outcome <> 'superseded' AND u.finished_at >= ?) ORDER BY RAND() LIMIT 1",
                 (now, now, rental.0, lately),
             )
             .await?;

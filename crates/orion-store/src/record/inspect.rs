@@ -32,10 +32,17 @@ impl Tx {
         match report.outcome {
             RunOutcome::Clean | RunOutcome::Dirty => {
                 let begun = self.queued_at(run.id).await?;
+                // Asked before the look itself makes it join.
+                let joined_after = self.joined_after(run.node, begun).await?;
                 let seen = Seen::from(report);
                 let repairing = self.compare(run.node, tenant, &seen, begun).await?;
                 if tenant.is_some() {
                     return Ok(if repairing { MORE_WORK } else { NOTHING_MORE });
+                }
+                if joined_after {
+                    // Whatever made it join may have been seen, or not.
+                    self.queue_inspection(run.node).await?;
+                    return Ok(MORE_WORK);
                 }
                 if report.outcome == RunOutcome::Clean {
                     return self.found_clean(run.node).await;
@@ -77,6 +84,16 @@ impl Tx {
             Some(mut row) => column(&mut row, "created_at"),
             None => Ok(self.now),
         }
+    }
+
+    /// Whether the node began to join only after the inspection had: what that saw says nothing of why.
+    async fn joined_after(
+        &mut self,
+        node: NodeId,
+        begun: PrimitiveDateTime,
+    ) -> Result<bool, StoreError> {
+        let sql = "SELECT COUNT(*) FROM nodes WHERE id = ? AND availability = 'joining' AND availability_since > ?";
+        Ok(self.number(sql, (node.0, begun)).await? > 0)
     }
 
     async fn found_clean(&mut self, node: NodeId) -> Result<Recorded, StoreError> {

@@ -123,10 +123,13 @@ impl Tx {
         })
     }
 
+    /// On so many nodes the rental's name was somebody else's. One where it had its account is not among them: a name that
+    /// was taken away there later is that machine's matter.
     pub(crate) async fn names_taken(&mut self, rental: RentalId) -> Result<u64, StoreError> {
         self.number(
-            "SELECT COUNT(*) FROM runs u JOIN accounts a ON a.id = u.account_id \
-             WHERE a.rental_id = ? AND u.kind = 'provision' AND u.outcome = 'name_taken'",
+            "SELECT COUNT(DISTINCT u.node_id) FROM runs u JOIN accounts a ON a.id = u.account_id \
+             WHERE a.rental_id = ? AND u.kind = 'provision' AND u.outcome = 'name_taken' AND NOT EXISTS \
+             (SELECT 1 FROM runs made WHERE made.account_id = a.id AND made.outcome = 'present')",
             (rental.0,),
         )
         .await
