@@ -61,7 +61,7 @@ test-faults: ## Deaths, partitions, bad networks: an hour, in a lab of ten worke
 	@tests/accept/see_move_end.sh faults
 
 .PHONY: bench
-bench: ## Rents against a hand-written playbook
+bench: ## Speed, memory and load, as ratios and counts with limits
 	@.ci/need bench
 	@bench/run.sh
 

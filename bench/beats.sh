@@ -35,7 +35,8 @@ make_nodes() {
         INSERT INTO rentals (id, request_id, user_id, state, leased_from, leased_until, created_at)
             SELECT n.id, q.id, q.user_id, 'active', @now, @now + INTERVAL 48 HOUR, @now FROM nodes n JOIN requests q;
         INSERT INTO accounts (rental_id, node_id, uid, epoch, state, state_since)
-            SELECT id, id, 1000000 + id, 1, 'present', @now FROM nodes"
+            SELECT id, id, 1000000 + id, 1, 'present', @now FROM nodes;
+        UPDATE installation SET next_rental = $COUNT + 1"
 }
 
 commits() {

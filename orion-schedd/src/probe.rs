@@ -29,6 +29,7 @@ pub(crate) struct Prober {
     dialler: Arc<Dialler>,
     slots: Arc<Semaphore>,
     under_way: Arc<Mutex<HashSet<Place>>>,
+    logins: Arc<Logins>,
     /// Woken when a node became one that can be inspected.
     newcomers: Wake,
     metrics: Metrics,
@@ -73,7 +74,26 @@ impl Drop for UnderWay {
     }
 }
 
-fn lock(list: &Mutex<HashSet<Place>>) -> MutexGuard<'_, HashSet<Place>> {
+/// Most looks end with a login, many at about the same time; a transaction for each would cost half as much again as the
+/// logins. Whoever has the turn records all that wait.
+#[derive(Default)]
+struct Logins {
+    waiting: Mutex<Vec<NodeId>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Logins {
+    /// Returns when the node's login is recorded, or whoever had the turn was told that it is not.
+    async fn record(&self, store: &Store, node: NodeId) -> Result<(), StoreError> {
+        lock(&self.waiting).push(node);
+        let _turn = self.turn.lock().await;
+        let mut nodes = std::mem::take(&mut *lock(&self.waiting));
+        nodes.sort_unstable();
+        store.record_logins(&nodes).await
+    }
+}
+
+fn lock<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -100,6 +120,7 @@ impl Prober {
             dialler: Arc::new(dialler),
             slots: Arc::new(Semaphore::new(at_once)),
             under_way: Arc::default(),
+            logins: Arc::default(),
             newcomers,
             metrics,
         }
@@ -197,7 +218,7 @@ impl Prober {
                 if known.login_key.as_ref() != Some(key) {
                     self.store.record_login_key(node, key).await?;
                 }
-                ProbeResult::LoggedIn
+                return self.logins.record(&self.store, node).await;
             }
             Dial::Refused(reason) => ProbeResult::Refused(reason.clone()),
             Dial::NoAnswer(reason) => ProbeResult::NoAnswer(reason.clone()),

@@ -4,8 +4,8 @@ use crate::edges::short;
 use crate::row::{Address, address, column, word};
 use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
-use mysql_async::Row;
 use mysql_async::prelude::Queryable;
+use mysql_async::{Row, Value};
 use orion_core::beats::SILENT_INTERVALS;
 use orion_core::{Availability, NodeId, NodeStatus};
 
@@ -121,7 +121,7 @@ impl Store {
     pub async fn record_probe(&self, node: NodeId, result: &ProbeResult) -> Result<(), StoreError> {
         unit!(self, |tx| {
             match result {
-                ProbeResult::LoggedIn => tx.check_succeeded(node).await?,
+                ProbeResult::LoggedIn => tx.checks_succeeded(&[node]).await?,
                 ProbeResult::NoAnswer(reason) => {
                     tx.check_failed(node, &format!("no answer: {reason}"))
                         .await?;
@@ -139,6 +139,19 @@ impl Store {
                 }
             }
             Finish::Commit(())
+        })
+    }
+
+    /// Records for many nodes at once what `record_probe` does for one that was logged in to.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn record_logins(&self, nodes: &[NodeId]) -> Result<(), StoreError> {
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        unit!(self, |tx| {
+            Finish::Commit(tx.checks_succeeded(nodes).await?)
         })
     }
 
@@ -246,14 +259,18 @@ impl Store {
 }
 
 impl Tx {
-    /// Somebody with the pinned key answered and let us in.
-    pub(crate) async fn check_succeeded(&mut self, node: NodeId) -> Result<(), StoreError> {
-        let now = self.now;
+    /// At each of these nodes somebody with the pinned key answered and let us in.
+    pub(crate) async fn checks_succeeded(&mut self, nodes: &[NodeId]) -> Result<(), StoreError> {
+        let places = vec!["?"; nodes.len()].join(", ");
+        let mut params = vec![Value::from(self.now), Value::from(self.now)];
+        params.extend(nodes.iter().map(|node| Value::from(node.0)));
         self.change(
-            "UPDATE nodes SET status_since = IF(status = 'alive', status_since, ?), status = 'alive', \
-             status_reason = NULL, last_checked_at = ?, failed_checks = 0, failing_since = NULL \
-             WHERE id = ? AND forgotten_at IS NULL",
-            (now, now, node.0),
+            &format!(
+                "UPDATE nodes SET status_since = IF(status = 'alive', status_since, ?), status = 'alive', \
+                 status_reason = NULL, last_checked_at = ?, failed_checks = 0, failing_since = NULL \
+                 WHERE id IN ({places}) AND forgotten_at IS NULL"
+            ),
+            params,
         )
         .await?;
         Ok(())

@@ -286,7 +286,7 @@ impl Tx {
             | RunOutcome::Refused
             | RunOutcome::NotGone
             | RunOutcome::Failed => {
-                self.check_succeeded(node).await?;
+                self.checks_succeeded(&[node]).await?;
             }
         }
         Ok(())

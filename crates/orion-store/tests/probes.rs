@@ -143,3 +143,19 @@ async fn a_dead_node_keeps_its_rental_and_its_debt() {
     );
     bed.check().await;
 }
+
+#[tokio::test]
+async fn logins_of_many_nodes_are_recorded_together() {
+    let (bed, nodes) = Bed::with_nodes(4).await;
+    for node in &nodes {
+        bed.store.record_probe(*node, &no_answer()).await.unwrap();
+    }
+    bed.store.record_logins(&nodes[..3]).await.unwrap();
+    let states: Vec<_> = nodes.iter().map(|node| bed.node_state(*node)).collect();
+    assert_eq!(
+        states,
+        ["alive ready", "alive ready", "alive ready", "suspect ready"]
+    );
+    bed.store.record_logins(&[]).await.unwrap();
+    bed.check().await;
+}

@@ -11,6 +11,7 @@ use russh::client::{AuthResult, Config, Handle, Handler};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, compression, kex};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -60,6 +61,9 @@ pub(crate) struct Dialler {
 /// For a connection, in which a round trip is all there is to wait for: time for TCP's second and third attempt, after one and
 /// three seconds, and less than from one look at a node to the next, so that three nobodies in a row are seen in three looks.
 const CONNECT: Duration = Duration::from_secs(4);
+
+/// Bytes: more than the longest packet of a login.
+const READ_AHEAD: usize = 4096;
 
 /// The host key types that can be checked here, strongest habit first. RSA can't: a node with nothing else does not
 /// answer.
@@ -162,6 +166,8 @@ impl Dialler {
         let connecting = timeout(CONNECT, TcpStream::connect(place)).await;
         let stream = connecting.map_err(|_| std::io::Error::from(ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
+        // russh reads a packet's length, and then the packet: each would be a call to the kernel.
+        let stream = BufReader::with_capacity(READ_AHEAD, stream);
         let mut session: Handle<Check> =
             russh::client::connect_stream(Arc::new(config), stream, handler).await?;
         let mut used = None;
