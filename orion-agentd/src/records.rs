@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use orion_core::api::{MAX_REPORTED, ReportedAccount};
@@ -29,21 +29,23 @@ struct Record {
 }
 
 /// The accounts this worker knows of, at most [`MAX_REPORTED`]: the present ones first, then those of the highest UIDs. A file that is no good record is left out: a beat must not fail for it.
-pub(crate) fn read(state_dir: &Path) -> Vec<ReportedAccount> {
-    // The directory is made with the first account.
-    let Ok(entries) = std::fs::read_dir(state_dir.join("accounts")) else {
-        return Vec::new();
+///
+/// # Errors
+/// When the directory or a record can't be read: a list without what is in there would say that an account is lost.
+pub(crate) fn read(state_dir: &Path) -> io::Result<Vec<ReportedAccount>> {
+    let entries = match std::fs::read_dir(state_dir.join("accounts")) {
+        Ok(entries) => entries,
+        // It is made with the first account.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
-    let mut accounts: Vec<ReportedAccount> = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
+    let paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
         .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
-        .take(MAX_READ)
-        .filter_map(|path| read_one(&path))
-        .collect();
+            path.as_ref()
+                .map_or(true, |path| path.extension().is_some_and(|it| it == "json"))
+        });
+    let mut accounts = read_listed(paths.take(MAX_READ))?;
     accounts.sort_by_key(|account| {
         (
             account.state != AccountState::Present,
@@ -51,30 +53,46 @@ pub(crate) fn read(state_dir: &Path) -> Vec<ReportedAccount> {
         )
     });
     accounts.truncate(MAX_REPORTED);
-    accounts
+    Ok(accounts)
 }
 
-fn read_one(path: &Path) -> Option<ReportedAccount> {
-    let stem = path.file_stem()?.to_str()?;
-    // Never a pipe or a device: opening one could wait for ever.
-    if !std::fs::symlink_metadata(path).ok()?.is_file() {
-        return None;
+fn read_listed(
+    paths: impl Iterator<Item = io::Result<PathBuf>>,
+) -> io::Result<Vec<ReportedAccount>> {
+    let mut accounts = Vec::new();
+    for path in paths {
+        match read_one(&path?) {
+            Ok(account) => accounts.extend(account),
+            // It went since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
-    let mut text = String::new();
-    File::open(path)
-        .ok()?
-        .take(MAX_BYTES)
-        .read_to_string(&mut text)
-        .ok()?;
-    let record: Record = serde_json::from_str(&text).ok()?;
-    let plausible = stem == record.uid.to_string()
-        && matches!(record.state, AccountState::Present | AccountState::Gone);
-    plausible.then_some(ReportedAccount {
+    Ok(accounts)
+}
+
+/// `None` when it is no good record.
+fn read_one(path: &Path) -> io::Result<Option<ReportedAccount>> {
+    // Never a pipe or a device: opening one could wait for ever.
+    if !std::fs::symlink_metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX_BYTES).read_to_end(&mut text)?;
+    let Ok(record) = serde_json::from_slice::<Record>(&text) else {
+        return Ok(None);
+    };
+    let is_named_so = path
+        .file_stem()
+        .is_some_and(|stem| stem == record.uid.to_string().as_str());
+    let is_plausible =
+        is_named_so && matches!(record.state, AccountState::Present | AccountState::Gone);
+    Ok(is_plausible.then_some(ReportedAccount {
         uid: Uid(record.uid),
         epoch: record.epoch,
         state: record.state,
         locked: false,
-    })
+    }))
 }
 
 /// When an account's record lets it end at the latest.
@@ -209,7 +227,6 @@ pub(crate) fn is_managed(uid: Uid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
     fn state_dir(name: &str) -> PathBuf {
         let name = format!("orion-agentd-records-{name}-{}", std::process::id());
@@ -233,6 +250,7 @@ mod tests {
         write(&directory, "1000001.json", &record(1_000_001, 7, "gone"));
         write(&directory, "1000003.json", "{\"uid\":1000003,");
         write(&directory, "1000004.json", "");
+        std::fs::write(directory.join("accounts/1000010.json"), b"\xff").expect("written");
         write(&directory, "1000005.json", &record(1_000_006, 1, "present"));
         write(
             &directory,
@@ -246,7 +264,7 @@ mod tests {
         );
         write(&directory, "notes.txt", "x");
         std::fs::create_dir(directory.join("accounts/1000009.json")).expect("made");
-        let found = read(&directory);
+        let found = read(&directory).expect("read");
         std::fs::remove_dir_all(&directory).expect("removed");
         let found: Vec<(u32, u64)> = found.iter().map(|a| (a.uid.0, a.epoch)).collect();
         assert_eq!(found, [(1_000_002, 1), (1_000_001, 7)]);
@@ -287,7 +305,22 @@ mod tests {
 
     #[test]
     fn a_worker_without_records_reports_nothing() {
-        assert!(read(Path::new("/nonexistent")).is_empty());
+        assert!(read(Path::new("/nonexistent")).expect("none").is_empty());
+    }
+
+    #[test]
+    fn records_that_can_not_be_read_are_not_reported_as_none() {
+        let directory = state_dir("unreadable");
+        std::fs::remove_dir(directory.join("accounts")).expect("removed");
+        std::fs::write(directory.join("accounts"), "in the way").expect("written");
+        let found = read(&directory);
+        std::fs::remove_dir_all(&directory).expect("removed");
+        assert!(found.is_err(), "{found:?}");
+        let listed = |path: &str| read_listed([Ok(PathBuf::from(path))].into_iter());
+        // A regular file whose reading fails, also for root.
+        assert!(listed("/proc/self/mem").is_err());
+        let gone = listed("/nonexistent/1000001.json").expect("it went since it was listed");
+        assert!(gone.is_empty());
     }
 
     #[test]
@@ -297,7 +330,7 @@ mod tests {
             write(&directory, &format!("{uid}.json"), &record(uid, 1, "gone"));
         }
         write(&directory, "1000001.json", &record(1_000_001, 3, "present"));
-        let found = read(&directory);
+        let found = read(&directory).expect("read");
         std::fs::remove_dir_all(&directory).expect("removed");
         assert_eq!(found.len(), MAX_REPORTED);
         assert_eq!(found[0].uid, Uid(1_000_001));

@@ -142,15 +142,22 @@ impl Warden {
         self.save(&mut book, now);
     }
 
-    /// The accounts that this worker knows of, and whether each was locked here: seen to be, in this epoch.
-    pub(crate) fn reported(&self) -> Vec<ReportedAccount> {
-        let mut accounts = records::read(&self.0.state_dir);
+    /// The accounts that this worker knows of, and whether each was locked here: seen to be, in this epoch. `None` when
+    /// their records can't be read: a beat then says nothing of them.
+    pub(crate) fn reported(&self) -> Option<Vec<ReportedAccount>> {
+        let mut accounts = match records::read(&self.0.state_dir) {
+            Ok(accounts) => accounts,
+            Err(error) => {
+                tracing::warn!(%error, "the records of this worker's accounts can't be read, so that they are not reported");
+                return None;
+            }
+        };
         let book = self.book();
         for account in &mut accounts {
             let said = book.said.get(&(account.uid, account.epoch));
             account.locked = account.state == AccountState::Present && said == Some(&None);
         }
-        accounts
+        Some(accounts)
     }
 
     /// One look at everything. Returns how long it may be until the next.

@@ -274,6 +274,17 @@ async fn accounts_on_record_are_reported() {
 }
 
 #[tokio::test]
+async fn a_beat_says_nothing_of_accounts_whose_records_can_not_be_read() {
+    let mut plane = ControlPlane::start().await;
+    let worker = Worker::new("unreadable");
+    worker.hide_records();
+    let _agent = worker.agent(&plane.url());
+    plane.expect(REGISTER).await;
+    let beat = plane.expect(BEAT).await;
+    assert_eq!(beat.get("accounts"), None, "{beat}");
+}
+
+#[tokio::test]
 async fn an_answer_can_not_make_it_beat_faster_or_slower_than_its_bounds() {
     let mut plane = ControlPlane::start().await;
     plane.next_beat(Reply::Json(

@@ -29,6 +29,9 @@ MAX_DETAIL_CHARS = 2000
 MAX_EVIDENCE_BYTES = 8192
 MAX_LINE_BYTES = 32768
 
+# Left out of evidence that is too long, in this order, until it is not.
+CLIENTS_LISTS = ("files", "processes")
+
 # What ansible-core 2.14 to 2.19 and OpenSSH 9.2 to 10.0 print; the first match
 # wins, so the ones that name a cause stand before those that name a symptom.
 REASONS = (
@@ -65,12 +68,19 @@ def cleaned(value: object, depth: int = 0) -> object:
 
 
 def bounded_evidence(value: object) -> dict:
-    """The module's evidence, or a remark in its place when it is no dict or too long."""
+    """The module's evidence, or a remark in its place when it is no dict or too long.
+
+    The lists that a client can lengthen go first: nobody hides an account behind long names.
+    """
     if not isinstance(value, dict):
         return {}
     evidence = cleaned(value)
-    size = len(json.dumps(evidence).encode())
-    return evidence if size <= MAX_EVIDENCE_BYTES else {"too_long": size}
+    for key in (None, *CLIENTS_LISTS):
+        evidence.pop(key, None)
+        size = len(json.dumps(evidence).encode())
+        if size <= MAX_EVIDENCE_BYTES:
+            return evidence
+    return {"too_long": size}
 
 
 def detail_of(result: dict) -> str:

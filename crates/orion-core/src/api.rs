@@ -348,9 +348,9 @@ pub struct BeatRequest {
     /// The first of the control plane's keys that the agent believes; absent where it believes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<PublicKey>,
-    /// What the worker's records say.
-    #[serde(default)]
-    pub accounts: Vec<ReportedAccount>,
+    /// What the worker's records say; absent where they can't be read, which says nothing of any account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<Vec<ReportedAccount>>,
 }
 
 /// Accounts in one beat at most: whoever reports so many may have more.

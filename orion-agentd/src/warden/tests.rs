@@ -439,7 +439,7 @@ async fn an_account_is_reported_locked_once_it_was_seen_to_be_and_no_more_when_m
         .push_front(Err("x".to_owned()));
     let warden = bed.warden();
     let locked = |warden: &Warden| {
-        let accounts = warden.reported();
+        let accounts = warden.reported().expect("read");
         assert_eq!(accounts.len(), 3);
         let locked = accounts.iter().filter(|account| account.locked);
         locked

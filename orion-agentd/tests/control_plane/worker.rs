@@ -162,6 +162,13 @@ impl Worker {
         std::fs::write(self.0.join(format!("accounts/{uid}.json")), text).expect("written");
     }
 
+    /// Puts something in the way that makes the records unreadable, also for root.
+    pub(crate) fn hide_records(&self) {
+        let accounts = self.0.join("accounts");
+        std::fs::remove_dir(&accounts).expect("removed");
+        std::fs::write(accounts, "in the way").expect("written");
+    }
+
     /// Makes the record of an account that ends that many seconds from now.
     pub(crate) fn create(&self, uid: u32, epoch: u64, seconds: f64) {
         let now = self.1.now();

@@ -62,15 +62,24 @@ def ending_record(job: Job) -> state.Record:
 
 def keep_home(job: Job, record: state.Record) -> state.Record:
     """Put the home into an archive, once in an account's life: a delete that is repeated finds less of it.
+    It is tried once, too.
 
     Whatever comes of it, the account goes.
     """
-    path = (record.kept_home or {}).get("path")
+    kept = record.kept_home or {}
+    path = kept.get("path")
     if path is not None and os.path.lexists(path):
-        if "files" in record.kept_home:
+        if "files" in kept:
             return record
         # Made by a job that was killed before it could say what is in it.
         return replace(record, kept_home={"path": path, "bytes": os.lstat(path).st_size})
+    if kept == {"path": path}:
+        # Tried by a job that did not get to the end of it. On a slow disk none would, and the account would stay.
+        archive.remove_unfinished()
+        return replace(record, kept_home={"path": None, "truncated": True, "error": "broken off"})
+    if "error" in kept:
+        # Said by a delete that was done: there is no home to try again.
+        return record
     record = replace(record, kept_home=None)
     home = archive.open_home(job) if job.keep_home_s > 0 else None
     if home is None:

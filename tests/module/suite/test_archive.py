@@ -1,6 +1,7 @@
 """The archive of the home that op delete keeps."""
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from unittest import mock
 
 from ansible.module_utils.orion import archive
 from ansible.module_utils.orion.job import Deadline, Job
+from ansible.module_utils.orion.state import ACCOUNTS_DIR
 from support import UID_BASE, UNDER_SYSTEMD, WorkerTest, inspect, stand_in, write
 
 HOMES = "/var/lib/orion-node/homes"
@@ -138,6 +140,23 @@ class KeptHome(WorkerTest):
         kept = self.deleted(account, 3)
         self.assertEqual(content(kept["path"], f"{account.name}/note"), b"mine")
         self.assertEqual(os.listdir(HOMES), [f"{account.uid}-2.tar"])
+
+    def test_an_archive_that_was_broken_off_is_not_tried_again(self):
+        """Its job was killed on a slow disk: the next one would be, too, and nothing ever removed."""
+        account = self.account()
+        account.create()
+        path = f"{account.uid}.json"
+        with open(f"{ACCOUNTS_DIR}/{path}", encoding="utf-8") as file:
+            record = json.load(file)
+        record |= {"epoch": 2, "ends_at_wall": 0, "kept_home": {"path": f"{HOMES}/{account.uid}-2.tar"}}
+        write(f"{ACCOUNTS_DIR}/{path}", json.dumps(record))
+        os.makedirs(HOMES, exist_ok=True)
+        write(f"{HOMES}/{account.uid}-2.tar.new", "half")
+        # The last is one whose predecessor's answer was lost.
+        for epoch in (3, 4):
+            kept = self.deleted(account, epoch)
+            self.assertEqual(kept, {"path": None, "truncated": True, "error": "broken off"})
+            self.assertEqual(os.listdir(HOMES), [])
 
     def test_an_account_that_is_made_anew_has_an_archive_of_its_own(self):
         account = self.account()

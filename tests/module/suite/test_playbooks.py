@@ -149,6 +149,19 @@ class Playbooks(WorkerTest):
         self.assertLessEqual(len(event["detail"]), 2000)
         self.assertEqual(list(event["evidence"]), ["too_long"])
 
+    def test_long_names_of_files_hide_no_account(self):
+        play, account = Play(self), self.account()
+        account.create()
+        for number in range(20):
+            write(f"/tmp/{number:02}{'é' * 120}", "x", account.uid)
+        _, event, _ = play.run("health_check.yml", {"uid_base": UID_BASE, "limit_s": LIMIT_S})
+        evidence = event["evidence"]
+        self.assertEqual((event["outcome"], evidence["counts"]["accounts"]), ("dirty", 1))
+        self.assertEqual([seen["uid"] for seen in evidence["accounts"]], [account.uid])
+        self.assertEqual(evidence["max_uid"], account.uid)
+        self.assertNotIn("files", evidence)
+        self.assertIn("processes", evidence)
+
     def test_events_are_there_at_once_and_whole_after_a_kill(self):
         play, account = Play(self), self.account()
         book = play.stub("import time; time.sleep(60)")
