@@ -53,8 +53,7 @@ async fn a_node_that_died_while_it_was_cleaned_is_inspected_when_it_comes_back()
     assert_eq!(bed.node_state(nodes[0]), "dead joining");
     bed.check().await;
     let run = bed.claim_one(RunKind::Clean).await;
-    bed.record_at(30, &run, &support::report(RunOutcome::Gone))
-        .await;
+    bed.record_at(30, &run, &report(RunOutcome::Gone)).await;
     assert_eq!(
         bed.node_state(nodes[0]),
         "alive joining",
@@ -62,8 +61,7 @@ async fn a_node_that_died_while_it_was_cleaned_is_inspected_when_it_comes_back()
     );
     assert_eq!(bed.rental_state(rental), "ended");
     let run = bed.claim_one(RunKind::Inspect).await;
-    bed.record_at(31, &run, &support::report(RunOutcome::Clean))
-        .await;
+    bed.record_at(31, &run, &report(RunOutcome::Clean)).await;
     assert_eq!(bed.node_state(nodes[0]), "alive ready");
     bed.check().await;
 }
