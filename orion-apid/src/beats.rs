@@ -20,10 +20,11 @@ use crate::metrics::Metrics;
 use crate::schedd::Schedd;
 
 /// The shortest time between the starts of two commits. The first beat after a quiet time is recorded at once.
-const SPACING: Duration = Duration::from_millis(500);
+const SPACING: Duration = Duration::from_millis(600);
 
-/// Nodes of one commit.
-const MAX_BATCH: usize = 200;
+/// Nodes of one commit: twice what comes within [`SPACING`] at 400 beats a second, or a commit would be due whenever a
+/// batch is full.
+const MAX_BATCH: usize = 500;
 
 /// The nodes are counted that often, for the interval of beats.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
@@ -366,12 +367,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_has_at_most_200_nodes() {
+    async fn a_batch_has_at_most_500_nodes() {
         let (beats, written) = recorder();
-        record_all(&beats, (1..=450).map(|node| beat(node, "a")).collect()).await;
+        record_all(&beats, (1..=950).map(|node| beat(node, "a")).collect()).await;
         let written = written.lock().unwrap();
         assert!(written.iter().all(|batch| batch.len() <= MAX_BATCH));
-        assert_eq!(written.iter().map(Vec::len).sum::<usize>(), 450);
+        assert_eq!(written.iter().map(Vec::len).sum::<usize>(), 950);
     }
 
     #[tokio::test(start_paused = true)]

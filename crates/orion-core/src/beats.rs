@@ -1,7 +1,7 @@
 //! How often agents beat, and when their silence means something.
 
-/// Live nodes that beat every [`SHORTEST_S`]: more beat less often, so that 400 beats a second, two commits of 200, are
-/// all that orion-apid ever records.
+/// Live nodes that beat every [`SHORTEST_S`]: more beat less often, so that 400 beats a second, in less than two commits,
+/// are all that orion-apid ever records.
 const PER_SECOND: u64 = 400;
 
 /// The interval of a small pool, and of a node that has just registered (seconds).

@@ -214,8 +214,26 @@ async fn an_archive_that_is_no_archive_is_not_told_and_the_debt_is_paid() {
         attempt(&bed, 0, &gone).await;
         assert_eq!(bed.rental_state(rental), "ended");
         assert_eq!(
-            bed.one("SELECT COUNT(*) FROM events WHERE kind = 'home_kept'"),
+            bed.one("SELECT COUNT(*) FROM events WHERE kind LIKE 'home%kept'"),
             "0"
         );
     }
+}
+
+#[tokio::test]
+async fn files_that_could_not_be_kept_are_told_and_the_debt_is_paid() {
+    let (bed, _, rental) = owing().await;
+    let said = format!("broken off{}", "x".repeat(500));
+    let kept = json!({"path": null, "truncated": true, "error": said});
+    let gone = RunReport {
+        evidence: Some(json!({"kept_home": kept})),
+        ..report(RunOutcome::Gone)
+    };
+    attempt(&bed, 0, &gone).await;
+    assert_eq!(bed.rental_state(rental), "ended");
+    let told = bed.one("SELECT detail FROM events WHERE kind = 'home_not_kept'");
+    assert!(
+        told.starts_with("the files could not be kept: broken off") && told.len() < 200,
+        "{told}"
+    );
 }

@@ -46,12 +46,12 @@ impl Tx {
         if changed == 0 {
             return Ok(NOTHING_MORE);
         }
-        if let Some(detail) = kept_home(report) {
+        if let Some((kind, detail)) = kept_home(report) {
             let about = About {
                 node: Some(run.node),
                 rental: Some(subject.rental),
             };
-            self.event("home_kept", about, Some(&detail)).await?;
+            self.event(kind, about, Some(&detail)).await?;
         }
         self.end_if_gone(subject.rental).await?;
         let ready = self
@@ -139,17 +139,21 @@ fn why_not_gone(report: &RunReport) -> String {
     format!("{NOT_GONE}: {said}; {WHAT_TO_DO}{left}")
 }
 
-/// The archive that the worker says it made of the client's home, in words.
-fn kept_home(report: &RunReport) -> Option<String> {
+/// The event of the archive of the client's home that the worker says it made, or could not make, and that in words.
+fn kept_home(report: &RunReport) -> Option<(&'static str, String)> {
     let kept = report.evidence.as_ref()?.get("kept_home")?;
-    let path: String = kept
-        .get("path")?
-        .as_str()?
-        .chars()
-        .take(PATH_CHARS)
-        .collect();
+    let path = kept.get("path")?;
+    if path.is_null() {
+        let error = kept.get("error").and_then(Value::as_str);
+        let error = error.unwrap_or("the worker does not say why");
+        let error: String = error.chars().take(SAID_CHARS).collect();
+        let detail = format!("the files could not be kept: {error}");
+        return Some(("home_not_kept", detail));
+    }
+    let path: String = path.as_str()?.chars().take(PATH_CHARS).collect();
     let bytes = kept.get("bytes").and_then(Value::as_u64).unwrap_or(0);
     let is_truncated = kept.get("truncated").and_then(Value::as_bool) == Some(true);
     let whole = if is_truncated { ", not whole" } else { "" };
-    Some(format!("the files are in {path} ({bytes} bytes{whole})"))
+    let detail = format!("the files are in {path} ({bytes} bytes{whole})");
+    Some(("home_kept", detail))
 }
