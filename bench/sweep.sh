@@ -64,9 +64,9 @@ swept_since() {
 sweep() {
     local before cpu ended took logins tries
     for ((tries = 0; tries < 20; tries++)); do
-        before=$(last_sweep)
-        # From a second before it begins on, so that it is the sweep's CPU.
+        # From a second before it begins on, so that it is the sweep's CPU. One that ran when this began is over by then.
         sleep "$((EVERY_S - 1 - EPOCHSECONDS % EVERY_S))"
+        before=$(last_sweep)
         cpu=$(cpu_ms "$SCHEDD")
         wait_for "a sweep" 60 swept_since "$before"
         read -r ended took logins <<<"$(last_sweep)"
