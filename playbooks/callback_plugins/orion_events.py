@@ -30,7 +30,7 @@ MAX_EVIDENCE_BYTES = 8192
 MAX_LINE_BYTES = 32768
 
 # Left out of evidence that is too long, in this order, until it is not.
-CLIENTS_LISTS = ("files", "processes")
+CLIENTS_LISTS = ("files", "processes", "unmounted")
 
 # What ansible-core 2.14 to 2.19 and OpenSSH 9.2 to 10.0 print; the first match
 # wins, so the ones that name a cause stand before those that name a symptom.

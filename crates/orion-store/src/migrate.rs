@@ -47,6 +47,11 @@ const NOT_DRAINED: &str = "SELECT r.id FROM accounts m JOIN rentals r ON r.id = 
      JOIN accounts a ON a.rental_id = r.id AND a.state = 'present' JOIN nodes n ON n.id = a.node_id \
      WHERE m.state = 'making' AND r.leased_until > ? AND (n.draining = FALSE OR n.drain_move = FALSE) ORDER BY r.id LIMIT ?";
 
+/// On their way to a machine that nobody can be sent to, for a minute already: provisioning there never begins.
+const UNREACHED: &str = "SELECT r.id FROM (SELECT ? AS at) t JOIN accounts m ON m.state = 'making' \
+     AND m.state_since < t.at - INTERVAL 1 MINUTE JOIN nodes n ON n.id = m.node_id AND n.contact_host IS NULL \
+     JOIN rentals r ON r.id = m.rental_id AND r.state IN ('active', 'degraded') ORDER BY r.id LIMIT ?";
+
 impl Store {
     /// Degrades rentals whose node is dead, gives back those whose node answers again, stops moves that nobody wants any
     /// more, and takes another node for up to `limit` degraded rentals, first degraded first served, and then for up to
@@ -76,6 +81,9 @@ impl Store {
         }
         for id in self.live_rentals(NOT_DRAINED, limit).await? {
             done.stopped += u64::from(self.stop_move(id).await?);
+        }
+        for id in self.live_rentals(UNREACHED, limit).await? {
+            self.give_up_move(id).await?;
         }
         if done.suspended.is_some() {
             return Ok(done);

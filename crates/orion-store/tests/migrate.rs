@@ -167,6 +167,24 @@ async fn a_node_that_is_alive_again_before_a_spare_was_taken_keeps_its_rental() 
 }
 
 #[tokio::test]
+async fn a_move_to_a_node_that_loses_its_address_is_given_up_for_another_node() {
+    let (bed, _) = Bed::with_nodes(4).await;
+    let rental = bed.active(bed.alice, 1).await[0];
+    dies(&bed, node_of(&bed, rental), 10).await;
+    migrate(&bed, 23).await;
+    let first = node_of(&bed, rental);
+    bed.db.sql(&format!(
+        "UPDATE nodes SET contact_host = NULL, contact_port = NULL WHERE id = {first}"
+    ));
+    assert_eq!(migrate(&bed, 80).await.moving, 0, "it may come back");
+    assert_eq!(migrate(&bed, 85).await.moving, 1);
+    assert_ne!(node_of(&bed, rental), first);
+    bed.check().await;
+    record_all(&bed, RunKind::Provision, RunOutcome::Present, 86).await;
+    assert_eq!(bed.rental_state(rental), "active");
+}
+
+#[tokio::test]
 async fn when_provisioning_fails_another_node_is_tried() {
     let (bed, _) = Bed::with_nodes(4).await;
     let rental = bed.active(bed.alice, 1).await[0];

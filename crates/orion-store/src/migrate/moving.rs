@@ -85,6 +85,31 @@ impl Store {
             Finish::Commit(stopped)
         })
     }
+
+    /// Gives up the move of a rental to a node that has no address any more, since another node has proven that it is its
+    /// own: its new account, which nobody used, is a debt, and another node can be taken.
+    pub(super) async fn give_up_move(&self, rental: RentalId) -> Result<(), StoreError> {
+        unit!(self, |tx| {
+            let Some(request) = tx.request_of(rental).await? else {
+                return Ok(());
+            };
+            tx.lock_request(request).await?;
+            for account in tx.wanted_accounts(rental).await? {
+                let sql = "SELECT COUNT(*) FROM accounts a JOIN nodes n ON n.id = a.node_id \
+                     WHERE a.id = ? AND a.state = 'making' AND n.contact_host IS NULL";
+                if tx.number(sql, (account.id.0,)).await? > 0 {
+                    tx.leave(&account).await?;
+                    let about = About {
+                        node: Some(account.node),
+                        rental: Some(rental),
+                    };
+                    let detail = "the machine that was taken for it has no address any more";
+                    tx.event("rental_move_failed", about, Some(detail)).await?;
+                }
+            }
+            Finish::Commit(())
+        })
+    }
 }
 
 impl Tx {
