@@ -55,7 +55,7 @@ test: ## Everything CI needs, each stage timed; some of it: make test STAGES="la
 	@.ci/stages $(STAGES)
 
 .PHONY: test-faults
-test-faults: ## Deaths, partitions, bad networks: an hour, in a lab of ten workers
+test-faults: ## Deaths, partitions, bad networks, in a lab of ten workers: long
 	@.ci/need test
 	@$(MAKE) --no-print-directory lab WORKERS=10
 	@tests/accept/see_move_end.sh faults

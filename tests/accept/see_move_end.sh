@@ -2,7 +2,7 @@
 # Acceptance of "see, move, end" in the running lab.
 #
 #   see_move_end.sh            what `make test` runs: some minutes
-#   see_move_end.sh faults     all of it, as `make test-faults` does in a lab of ten workers: an hour
+#   see_move_end.sh faults     all of it, as `make test-faults` does in a lab of ten workers
 #   see_move_end.sh CASE...    these
 #
 # Shown elsewhere:

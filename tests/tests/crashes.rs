@@ -10,7 +10,6 @@ use orion_testkit::scripted::{Act, Op};
 use orion_testkit::{Answer, Client, PATIENCE, wait_until, wait_until_async};
 use orion_tests::{Cluster, Plan, rent_of};
 use serde_json::json;
-use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// How long a create takes here: what happens in the middle happens meanwhile.
@@ -33,24 +32,55 @@ fn rent(client: &Client, count: u32) -> JoinHandle<Result<Answer, String>> {
     })
 }
 
-/// How many plays have begun to make accounts so far.
-fn plays(cluster: &Cluster) -> usize {
+/// How many plays of a kind have begun so far.
+fn plays(cluster: &Cluster, op: Op) -> usize {
     let begun = cluster.workers.log().into_iter();
     begun
-        .filter(|line| line.what == "play" && line.op == Op::Create)
+        .filter(|line| line.what == "play" && line.op == op)
         .count()
 }
+
+/// Waits for a moment in the middle.
+async fn when(what: &str, has_come: impl Fn() -> bool) {
+    wait_until(what, PATIENCE, || {
+        if has_come() { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+}
+
+/// Moments of a rent of three: each statement answers 1 from then on, where `?` is the last request before.
+const MOMENTS: [(&str, &str); 5] = [
+    ("it is sent", "SELECT 1"),
+    (
+        "it is recorded",
+        "SELECT COUNT(*) FROM requests WHERE id > ?",
+    ),
+    (
+        "its runs are queued",
+        "SELECT COUNT(*) = 3 FROM runs u JOIN accounts a ON a.id = u.account_id JOIN rentals r ON r.id = a.rental_id \
+         WHERE u.kind = 'provision' AND r.request_id > ?",
+    ),
+    (
+        "its runs are claimed",
+        "SELECT COUNT(*) = 3 FROM runs u JOIN accounts a ON a.id = u.account_id JOIN rentals r ON r.id = a.rental_id \
+         WHERE u.kind = 'provision' AND u.state <> 'queued' AND r.request_id > ?",
+    ),
+    (
+        "an account of it is present",
+        "SELECT COUNT(*) > 0 FROM accounts a JOIN rentals r ON r.id = a.rental_id \
+         WHERE a.state = 'present' AND r.request_id > ?",
+    ),
+];
 
 /// A rent that is on its way: a play is making its accounts now.
 async fn rent_in_the_middle(
     cluster: &Cluster,
     client: &Client,
 ) -> JoinHandle<Result<Answer, String>> {
-    let before = plays(cluster);
+    let before = plays(cluster, Op::Create);
     let call = rent(client, 3);
-    wait_until("a play makes accounts", PATIENCE, || match plays(cluster) {
-        now if now > before => Ok(()),
-        _ => Err(format!("none has begun, answered: {}", call.is_finished())),
+    when("a play makes accounts", || {
+        plays(cluster, Op::Create) > before
     })
     .await;
     call
@@ -120,21 +150,25 @@ async fn an_apid_that_is_killed_leaves_whole_rents_or_none() {
     };
     let mut cluster = slow_cluster(plan).await;
     let token = cluster.user("alice").await;
-    for pause_ms in [0, 3, 6, 10, 20, 40, 80, 200, 500] {
+    for (moment, has_come) in MOMENTS {
         let alice = token.at(cluster.apids[0].address("clients").await);
+        let last = cluster
+            .db
+            .sql_one("SELECT IFNULL(MAX(id), 0) FROM requests");
+        let has_come = has_come.replace('?', &last);
         let call = rent(&alice, 3);
-        // Not a wait for something: the crash comes at different moments of the rent.
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        when(moment, || cluster.db.sql_one(&has_come) == "1").await;
         cluster.apids[0].kill();
         let answer = call.await.unwrap();
+        // Once an account is present, the other two and the answer may be there as well.
         assert!(
-            answer.is_err() || pause_ms > 400,
-            "{pause_ms} ms: {answer:?}"
+            answer.is_err() || moment == "an account of it is present",
+            "when {moment}: {answer:?}"
         );
         cluster.apids[0].start_again();
         cluster.apids[0].ready().await;
         let left = cluster.at_rest().await;
-        assert!(left == 0 || left == 3, "{pause_ms} ms: {left} rentals");
+        assert!(left == 0 || left == 3, "when {moment}: {left} rentals");
         let alice = token.at(cluster.apids[0].address("clients").await);
         release_everything(&cluster, &alice).await;
     }
@@ -148,9 +182,12 @@ async fn a_schedd_that_is_killed_in_the_middle_finishes_when_it_is_back() {
     })
     .await;
     let alice = cluster.user("alice").await;
-    for pause_ms in [100, 450] {
+    for made in [0, 1] {
         let call = rent_in_the_middle(&cluster, &alice).await;
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        when("so many accounts are made", || {
+            cluster.workers.accounts().len() >= made
+        })
+        .await;
         cluster.schedd.kill();
         cluster.schedd.start_again();
         let answer = call.await.unwrap().unwrap();
@@ -160,12 +197,12 @@ async fn a_schedd_that_is_killed_in_the_middle_finishes_when_it_is_back() {
                 assert_eq!(
                     answer.code(),
                     "provisioning_failed",
-                    "{pause_ms} ms: {answer}"
+                    "{made} made: {answer}"
                 );
                 0
             }
         };
-        assert_eq!(cluster.at_rest().await, expected, "{pause_ms} ms");
+        assert_eq!(cluster.at_rest().await, expected, "{made} made");
         release_everything(&cluster, &alice).await;
     }
 }
@@ -177,19 +214,23 @@ async fn a_schedd_that_is_killed_while_it_cleans_finishes_when_it_is_back() {
     for worker in cluster.workers.all() {
         worker.behave(Some(Op::Delete), Act::Delay(CREATE_MS), None);
     }
-    for pause_ms in [50, 300] {
+    for removed in [0, 1] {
         let machines = alice
             .post("/api/rent", &rent_of(3))
             .await
             .expect(200)
             .json();
+        let before = plays(&cluster, Op::Delete);
         for machine in machines.as_array().unwrap() {
             alice
                 .post_empty(&format!("/api/release/{}", machine["rental_id"]))
                 .await
                 .expect(200);
         }
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        when("a play removes accounts, and so many are gone", || {
+            plays(&cluster, Op::Delete) > before && cluster.workers.accounts().len() <= 3 - removed
+        })
+        .await;
         cluster.schedd.kill();
         cluster.schedd.start_again();
         assert_eq!(cluster.at_rest().await, 0);

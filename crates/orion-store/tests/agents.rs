@@ -11,19 +11,12 @@ mod support;
 use orion_core::NodeId;
 use orion_store::*;
 use std::time::Duration;
-use support::Bed;
+use support::{Bed, bare_beat};
 
 const AT_ONCE: Duration = Duration::ZERO;
 
 async fn beats(bed: &Bed, seconds: i64, node: NodeId, interval_s: Option<u32>) -> u32 {
-    let beat = Beat {
-        node,
-        boot_id: "boot".to_owned(),
-        agent: "0.1.0".to_owned(),
-        signed: None,
-        signing_key: None,
-        accounts: None,
-    };
+    let beat = bare_beat(node);
     let store = bed.later(seconds);
     store
         .beat_many(&[beat], interval_s)

@@ -8,10 +8,10 @@
 
 mod support;
 
-use orion_core::{NodeId, PublicKey, RentalId, RunKind, RunOutcome};
+use orion_core::{NodeId, RentalId, RunKind, RunOutcome};
 use orion_store::*;
 use std::time::Duration;
-use support::{Bed, HOUR, instance, order, unique_id};
+use support::{Bed, HOUR, bare_beat, instance, order, unique_id};
 
 const S: i64 = 1_000_000;
 const TWO_HOURS: i64 = 2 * 3600 * S;
@@ -153,14 +153,7 @@ async fn no_node_dies_and_nothing_moves_by_a_clock_that_stepped() {
 async fn workers_are_told_no_ends_by_a_clock_that_stepped_and_still_what_must_go() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     let rental = rented(&bed, HOUR).await;
-    let beat = Beat {
-        node: nodes[0],
-        boot_id: "b".to_owned(),
-        agent: "0.1.0".to_owned(),
-        signed: None,
-        signing_key: None::<PublicKey>,
-        accounts: None,
-    };
+    let beat = bare_beat(nodes[0]);
     let wanted = async |store: Store| {
         let recorded = store
             .beat_many(std::slice::from_ref(&beat), None)
@@ -349,14 +342,7 @@ async fn an_accepted_clock_gives_back_no_more_time_than_was_lost_and_makes_no_ag
         let rental = rented(&bed, 5 * HOUR).await;
         let node = bed.one("SELECT node_id FROM accounts WHERE state = 'present'");
         let node = NodeId(node.parse().unwrap());
-        let beat = Beat {
-            node: *nodes.iter().find(|other| **other != node).unwrap(),
-            boot_id: "b".to_owned(),
-            agent: "0.1.0".to_owned(),
-            signed: None,
-            signing_key: None,
-            accounts: None,
-        };
+        let beat = bare_beat(*nodes.iter().find(|other| **other != node).unwrap());
         bed.later(9).beat_many(&[beat], None).await.unwrap();
         for second in [10, 16, 22] {
             fails(&bed.later(second), node).await;

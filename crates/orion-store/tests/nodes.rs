@@ -4,7 +4,7 @@ mod support;
 
 use orion_core::{Availability, HostName, NodeId, NodeStatus, RunKind, RunOutcome};
 use orion_store::*;
-use support::{Bed, address, claim, host_key};
+use support::{Bed, address, bare_beat, claim, host_key};
 
 #[tokio::test]
 async fn a_new_worker_joins_is_inspected_and_gets_ready() {
@@ -295,12 +295,8 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
     let (bed, nodes) = Bed::with_nodes(3).await;
     bed.store.forget_node(nodes[2]).await.unwrap();
     let beat = |node, boot: &str| Beat {
-        node,
         boot_id: boot.to_owned(),
-        agent: "0.1.0".to_owned(),
-        signed: None,
-        signing_key: None,
-        accounts: None,
+        ..bare_beat(node)
     };
     let beats = [
         beat(nodes[0], "a"),
@@ -340,12 +336,8 @@ async fn beats_of_known_nodes_are_kept_and_unknown_ones_named() {
 async fn the_same_node_twice_in_one_batch_of_beats_is_no_error() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     let beat = |boot: &str| Beat {
-        node: nodes[0],
         boot_id: boot.to_owned(),
-        agent: "0.1.0".to_owned(),
-        signed: None,
-        signing_key: None,
-        accounts: None,
+        ..bare_beat(nodes[0])
     };
     assert_eq!(
         bed.store

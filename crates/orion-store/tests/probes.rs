@@ -1,9 +1,16 @@
 //! What a probe, or a beat in its place, makes of a node.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
+use orion_core::NodeId;
 use orion_store::*;
-use support::{Bed, host_key};
+use support::{Bed, bare_beat, host_key};
+
+async fn probed(bed: &Bed, second: i64, node: NodeId, result: &ProbeResult) {
+    let store = bed.later(second);
+    store.record_probe(node, result).await.unwrap();
+}
 
 fn no_answer() -> ProbeResult {
     ProbeResult::NoAnswer("timed out".to_owned())
@@ -35,25 +42,16 @@ async fn one_failed_probe_makes_suspect_and_one_login_alive() {
 async fn dead_after_several_failures_over_a_while_and_inspected_when_it_comes_back() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     for second in [0, 1, 2, 3] {
-        bed.later(second)
-            .record_probe(nodes[0], &no_answer())
-            .await
-            .unwrap();
+        probed(&bed, second, nodes[0], &no_answer()).await;
     }
     assert_eq!(
         bed.node_state(nodes[0]),
         "suspect ready",
         "many failures in a moment are one"
     );
-    bed.later(15)
-        .record_probe(nodes[0], &no_answer())
-        .await
-        .unwrap();
+    probed(&bed, 15, nodes[0], &no_answer()).await;
     assert_eq!(bed.node_state(nodes[0]), "dead joining");
-    bed.later(16)
-        .record_probe(nodes[0], &ProbeResult::LoggedIn)
-        .await
-        .unwrap();
+    probed(&bed, 16, nodes[0], &ProbeResult::LoggedIn).await;
     assert_eq!(bed.node_state(nodes[0]), "alive joining");
     bed.check().await;
 }
@@ -66,10 +64,7 @@ async fn who_refuses_a_login_or_shows_another_key_is_not_dead() {
     ] {
         let (bed, nodes) = Bed::with_nodes(1).await;
         for second in [0, 30, 60, 90] {
-            bed.later(second)
-                .record_probe(nodes[0], &result)
-                .await
-                .unwrap();
+            probed(&bed, second, nodes[0], &result).await;
         }
         assert_eq!(bed.node_state(nodes[0]), "suspect ready");
     }
@@ -78,33 +73,20 @@ async fn who_refuses_a_login_or_shows_another_key_is_not_dead() {
 #[tokio::test]
 async fn a_node_that_beats_is_not_dead() {
     let (bed, nodes) = Bed::with_nodes(1).await;
-    let beat = Beat {
-        node: nodes[0],
-        boot_id: "b".to_owned(),
-        agent: "0.1.0".to_owned(),
-        signed: None,
-        signing_key: None,
-        accounts: None,
-    };
+    let beat = bare_beat(nodes[0]);
     for second in [0, 15, 30, 45] {
         bed.later(second)
             .beat_many(std::slice::from_ref(&beat), None)
             .await
             .unwrap();
-        bed.later(second)
-            .record_probe(nodes[0], &no_answer())
-            .await
-            .unwrap();
+        probed(&bed, second, nodes[0], &no_answer()).await;
     }
     assert_eq!(
         bed.node_state(nodes[0]),
         "suspect ready",
         "silence on one channel only"
     );
-    bed.later(66)
-        .record_probe(nodes[0], &no_answer())
-        .await
-        .unwrap();
+    probed(&bed, 66, nodes[0], &no_answer()).await;
     assert_eq!(bed.node_state(nodes[0]), "dead joining");
 }
 
@@ -128,10 +110,7 @@ async fn a_dead_node_keeps_its_rental_and_its_debt() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     let rental = bed.active(bed.alice, 1).await[0];
     for second in [0, 10, 20] {
-        bed.later(second)
-            .record_probe(nodes[0], &no_answer())
-            .await
-            .unwrap();
+        probed(&bed, second, nodes[0], &no_answer()).await;
     }
     assert_eq!(bed.node_state(nodes[0]), "dead leased");
     assert_eq!(bed.rental_state(rental), "active");

@@ -13,6 +13,7 @@ use hyper::{Request, Response};
 use orion_core::{JoinLine, PublicKey, Seed};
 use orion_daemon::Limits;
 use orion_signature::{SigningKey, VerifiedRequest, sign_answer, verify_request};
+use orion_testkit::PATIENCE;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -21,9 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest pause of the agents here.
 pub(crate) const LONGEST: Duration = Duration::from_millis(200);
-
-/// How long a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the control plane does with a request.
 pub(crate) enum Reply {

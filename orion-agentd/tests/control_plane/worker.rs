@@ -13,10 +13,11 @@ use orion_agentd::{
 };
 use orion_core::{JoinLine, Uid};
 use orion_daemon::{Readiness, Registry};
+use orion_testkit::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{ControlPlane, LONGEST, PATIENCE};
+use super::{ControlPlane, LONGEST};
 
 /// A public key file's first two words; keys with other numbers differ.
 pub(crate) fn ed25519(number: u8) -> String {
@@ -133,14 +134,15 @@ impl Worker {
         found: impl Fn(&Self) -> T,
         wanted: &T,
     ) {
-        let waits = async {
-            while found(self) != *wanted {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        wait_until(&format!("it is {wanted:?}"), PATIENCE, || {
+            let found = found(self);
+            if found == *wanted {
+                Ok(())
+            } else {
+                Err(format!("{found:?}"))
             }
-        };
-        if tokio::time::timeout(PATIENCE, waits).await.is_err() {
-            panic!("{:?} is not {wanted:?}", found(self));
-        }
+        })
+        .await;
     }
 
     pub(crate) fn write_host_key(&self, number: u8) {
@@ -299,14 +301,14 @@ impl RunningAgent {
 
     /// Waits until that many registrations and beats have failed.
     pub(crate) async fn has_failed(&self, times: u64) {
-        let failed = async {
-            while self.failures() < times {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        wait_until(&format!("{times} calls have failed"), PATIENCE, || {
+            if self.failures() >= times {
+                Ok(())
+            } else {
+                Err(self.failures())
             }
-        };
-        tokio::time::timeout(PATIENCE, failed)
-            .await
-            .expect("failures in time");
+        })
+        .await;
     }
 }
 

@@ -5,7 +5,6 @@ use orion_testkit::{PATIENCE, wait_until, wait_until_async};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixListener};
 
@@ -233,11 +232,24 @@ async fn clients_that_hang_up_find_their_rentals() {
         body.len()
     );
     let address = plane.daemon.address("clients").await;
-    // Each goes away at another moment of the rent, the first ones before anything is decided.
-    for wait_ms in 0..12 {
+    // They go away in turn: before anything is decided, when the request is recorded, when its run is queued.
+    for number in 0..12 {
         let mut stream = TcpStream::connect(address).await.expect("connected");
         stream.write_all(head.as_bytes()).await.expect("written");
-        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        let recorded = match number % 3 {
+            0 => continue,
+            1 => "SELECT COUNT(*) FROM requests",
+            _ => "SELECT COUNT(*) FROM runs WHERE kind = 'provision'",
+        };
+        wait_until("those so far are", PATIENCE, || {
+            let count = plane.database.sql_one(recorded);
+            if count == (number + 1).to_string() {
+                Ok(())
+            } else {
+                Err(count)
+            }
+        })
+        .await;
     }
     let _schedd = plane.schedd(FakeSchedd::all_well);
     wait_until_async("all rentals are active", PATIENCE, || async {

@@ -76,7 +76,7 @@ twenty_workers_die_each_of_them_fresh() {
     # These are quick to replace.
     offer 'plain%'
     : >"$scratch/deaths"
-    for ((number = 1; number <= ${ORION_DEATHS:-20}; number++)); do
+    for ((number = 1; number <= 20; number++)); do
         death
         invariants
         api POST "/api/release/$RENTAL"

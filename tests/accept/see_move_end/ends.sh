@@ -143,5 +143,6 @@ CLIENT
 
 gone_or_quarantined() {
     [[ $(sql "SELECT state FROM rentals WHERE id = $RENTAL") == ended && -z $(strays_on "$WORKER") ]] ||
-        [[ $(sql "SELECT availability FROM nodes WHERE hostname = '${WORKER#orion-lab-}' AND forgotten_at IS NULL") == quarantined ]]
+        [[ $(sql "SELECT availability_reason FROM nodes WHERE availability = 'quarantined'
+            AND hostname = '${WORKER#orion-lab-}' AND forgotten_at IS NULL") == not_gone:*left:* ]]
 }

@@ -46,9 +46,9 @@ class KeptHome(WorkerTest):
         account = self.account()
         account.create()
         account.python(
-            f"import os; os.chdir('{account.home}'); os.umask(0o022); os.makedirs('work/deep')\n"
-            "open('work/deep/note', 'w').write('mine'); os.link('work/deep/note', 'twin')\n"
-            "os.symlink('/etc/shadow', 'link'); open(b'odd\\n\\xff', 'w').close(); os.chmod('work/deep/note', 0o4751)"
+            f"import os; os.chdir('{account.home}'); os.umask(0o022); os.makedirs('project/deep')\n"
+            "open('project/deep/note', 'w').write('mine'); os.link('project/deep/note', 'twin')\n"
+            "os.symlink('/etc/shadow', 'link'); open(b'odd\\n\\xff', 'w').close(); os.chmod('project/deep/note', 0o4751)"
         )
         before = time.time()
         kept = self.deleted(account)
@@ -61,12 +61,12 @@ class KeptHome(WorkerTest):
         self.assertTrue(before + 3600 <= info.st_mtime <= time.time() + 3600)
         found, name = members(kept["path"]), account.name
         self.assertEqual(found[f"{name}/link"].linkname, "/etc/shadow")
-        pair = [found[f"{name}/twin"], found[f"{name}/work/deep/note"]]
+        pair = [found[f"{name}/twin"], found[f"{name}/project/deep/note"]]
         self.assertEqual(sorted(member.type for member in pair), [tarfile.REGTYPE, tarfile.LNKTYPE])
         self.assertEqual({member.mode for member in pair}, {0o751})
         self.assertEqual(content(kept["path"], f"{name}/twin"), b"mine")
         self.assertIn(f"{name}/odd\n\udcff", found)
-        self.assertTrue(found[f"{name}/work/deep"].isdir())
+        self.assertTrue(found[f"{name}/project/deep"].isdir())
         self.assertEqual(kept["files"], sum(member.isreg() for member in found.values()))
 
     def test_without_a_time_nothing_is_kept(self):

@@ -1,6 +1,6 @@
 //! What it left behind when a lease was over.
 
-use crate::{release, rent_one, time_is_over, until, until_rental_is};
+use crate::{release, rent, time_is_over, until, until_rental_is};
 use orion_testkit::scripted::{Act, Op, Reach};
 use orion_tests::{Cluster, Plan, rent_of};
 use serde_json::json;
@@ -11,12 +11,7 @@ use serde_json::json;
 async fn a_rental_that_lost_its_worker_ends_on_time_unlike_in_the_first_orion() {
     let cluster = Cluster::start(Plan::workers(2)).await;
     let alice = cluster.user("alice").await;
-    let rents = alice
-        .post("/api/rent", &rent_of(2))
-        .await
-        .expect(200)
-        .json();
-    let rental = &rents[0]["rental_id"];
+    let [rental, _] = &rent(&alice).await;
     let dead = cluster.worker_of(rental);
     dead.reach(Reach::Refuses);
     until_rental_is(&cluster, rental, "degraded").await;
@@ -55,12 +50,7 @@ async fn a_rental_that_lost_its_worker_ends_on_time_unlike_in_the_first_orion() 
 async fn a_rental_is_over_for_its_user_also_where_cleaning_fails_unlike_in_the_first_orion() {
     let cluster = Cluster::start(Plan::workers(2)).await;
     let alice = cluster.user("alice").await;
-    let rents = alice
-        .post("/api/rent", &rent_of(2))
-        .await
-        .expect(200)
-        .json();
-    let (stuck, other) = (&rents[0]["rental_id"], &rents[1]["rental_id"]);
+    let [stuck, other] = &rent(&alice).await;
     let bad = cluster.worker_of(stuck);
     bad.behave(Some(Op::Delete), Act::NotGone, None);
     time_is_over(&cluster, stuck);
@@ -99,7 +89,7 @@ async fn a_play_that_ends_well_is_no_proof_that_the_account_is_gone_unlike_in_th
     let bad = &cluster.workers[0];
     // `ansible-playbook` exits with 0 each time, and nothing was removed.
     bad.behave(Some(Op::Delete), Act::NoResult, None);
-    let rental = rent_one(&alice).await;
+    let [rental] = rent(&alice).await;
     release(&alice, &rental).await;
     let tried = "SELECT IFNULL(MAX(attempt), 0) >= 3 FROM runs WHERE kind = 'clean'";
     until(&cluster, "it is tried again and again", tried, "1").await;
@@ -110,7 +100,7 @@ async fn a_play_that_ends_well_is_no_proof_that_the_account_is_gone_unlike_in_th
     bad.behave_well();
     assert_eq!(cluster.at_rest().await, 0);
     cluster.ready_nodes(1).await;
-    rent_one(&bob).await;
+    let [_] = rent(&bob).await;
     assert_eq!(cluster.at_rest().await, 1);
 }
 
@@ -126,14 +116,14 @@ async fn nothing_is_cleaned_but_what_is_owed_unlike_in_the_first_orion() {
     };
     // She has been on both before.
     for _ in 0..2 {
-        let rentals = [rent_one(&alice).await, rent_one(&alice).await];
+        let rentals: [_; 2] = rent(&alice).await;
         for rental in &rentals {
             release(&alice, rental).await;
         }
         cluster.ready_nodes(2).await;
     }
     assert_eq!(deletes(), 4);
-    let (kept, given_back) = (rent_one(&alice).await, rent_one(&alice).await);
+    let [kept, given_back] = rent(&alice).await;
     let worker = cluster.worker_of(&kept);
     // It dies, and comes back as a machine that must be looked at.
     worker.reach(Reach::Refuses);

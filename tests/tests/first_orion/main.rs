@@ -13,10 +13,12 @@ use orion_testkit::{Client, PATIENCE, wait_until};
 use orion_tests::{Cluster, rent_of};
 use serde_json::Value;
 
-/// Rents one machine; the rental's id.
-async fn rent_one(client: &Client) -> Value {
-    let machines = client.post("/api/rent", &rent_of(1)).await;
-    machines.expect(200).json()[0]["rental_id"].clone()
+/// Rents machines in one request; the rentals' ids.
+async fn rent<const COUNT: usize>(client: &Client) -> [Value; COUNT] {
+    let count = u32::try_from(COUNT).unwrap();
+    let machines = client.post("/api/rent", &rent_of(count)).await;
+    let machines = machines.expect(200).json();
+    std::array::from_fn(|machine| machines[machine]["rental_id"].clone())
 }
 
 async fn release(client: &Client, rental: &Value) {

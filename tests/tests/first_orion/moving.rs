@@ -1,8 +1,8 @@
 //! What it did when a worker died.
 
-use crate::{release, rent_one, time_is_over, until, until_rental_is};
+use crate::{release, rent, time_is_over, until, until_rental_is};
 use orion_testkit::scripted::{Act, Op, Reach};
-use orion_tests::{Cluster, Plan, rent_of};
+use orion_tests::{Cluster, Plan};
 use serde_json::{Value, json};
 
 /// A schedule of one tick, in a time to come.
@@ -27,7 +27,7 @@ async fn drain(cluster: &Cluster, hostname: &str, verb: &str) {
 
 /// One machine, and the worker it is not on.
 async fn one_of_two(cluster: &Cluster, client: &orion_testkit::Client) -> (Value, usize) {
-    let rental = rent_one(client).await;
+    let [rental] = rent(client).await;
     let rented = cluster.worker_of(&rental).hostname();
     let spare = usize::from(cluster.workers[0].hostname() == rented);
     (rental, spare)
@@ -38,7 +38,7 @@ async fn one_of_two(cluster: &Cluster, client: &orion_testkit::Client) -> (Value
 async fn one_failed_probe_is_no_death_unlike_in_the_first_orion() {
     let cluster = Cluster::start(Plan::workers(3)).await;
     let alice = cluster.user("alice").await;
-    let rental = rent_one(&alice).await;
+    let [rental] = rent(&alice).await;
     let worker = cluster.worker_of(&rental);
     let seen = |status: &str| {
         (
@@ -68,7 +68,7 @@ async fn one_failed_probe_is_no_death_unlike_in_the_first_orion() {
 async fn a_moved_rental_is_extended_and_released_by_its_old_id_unlike_in_the_first_orion() {
     let cluster = Cluster::start(Plan::workers(3)).await;
     let alice = cluster.user("alice").await;
-    let rental = rent_one(&alice).await;
+    let [rental] = rent(&alice).await;
     let dead = cluster.worker_of(&rental);
     dead.reach(Reach::Refuses);
     let moved =
@@ -91,7 +91,7 @@ async fn a_rental_moves_to_no_worker_with_a_debt_unlike_in_the_first_orion() {
     let (alice, bob) = (cluster.user("alice").await, cluster.user("bob").await);
     let (rental, other) = one_of_two(&cluster, &alice).await;
     let dirty = &cluster.workers[other];
-    let bobs = rent_one(&bob).await;
+    let [bobs] = rent(&bob).await;
     dirty.behave(Some(Op::Delete), Act::NotGone, None);
     release(&bob, &bobs).await;
     let dead = cluster.worker_of(&rental);
@@ -120,7 +120,7 @@ async fn a_rental_that_is_over_is_not_moved_unlike_in_the_first_orion() {
     };
     let cluster = Cluster::start(plan).await;
     let alice = cluster.user("alice").await;
-    let (over, lasting) = (rent_one(&alice).await, rent_one(&alice).await);
+    let [over, lasting] = rent(&alice).await;
     let dead = [cluster.worker_of(&over), cluster.worker_of(&lasting)];
     let is_rented = |name: &str| dead.iter().any(|worker| worker.hostname() == name);
     let mut workers = cluster.workers.all().iter();
@@ -146,12 +146,7 @@ async fn a_rental_that_is_over_is_not_moved_unlike_in_the_first_orion() {
 async fn a_rental_is_active_only_where_its_account_was_made_unlike_in_the_first_orion() {
     let cluster = Cluster::start(Plan::workers(3)).await;
     let alice = cluster.user("alice").await;
-    let rents = alice
-        .post("/api/rent", &rent_of(2))
-        .await
-        .expect(200)
-        .json();
-    let (rental, other) = (&rents[0]["rental_id"], &rents[1]["rental_id"]);
+    let [rental, other] = &rent(&alice).await;
     let rented = [cluster.worker_of(rental), cluster.worker_of(other)];
     let is_rented = |name: &str| rented.iter().any(|worker| worker.hostname() == name);
     let mut workers = cluster.workers.all().iter();

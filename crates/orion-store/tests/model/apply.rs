@@ -3,7 +3,7 @@
 use crate::case::{Case, Held, MAX_TOTAL, Shared, chosen, text};
 use crate::rest;
 use crate::step::{Client, Event, Executor, Job, Node, Pick, Play, Probe, Step};
-use crate::support::{DEADLINE, HASH, HOLD, host_key, instance, report, unique_id};
+use crate::support::{DEADLINE, HASH, HOLD, bare_beat, host_key, instance, report, unique_id};
 use orion_core::{Availability, RunKind, RunOutcome};
 use orion_store::*;
 use std::time::Duration;
@@ -144,14 +144,7 @@ impl Case<'_> {
             }
             (Node::Probe(probe), _) => store.record_probe(node, &result_of(probe)).await,
             (Node::Beat, _) => {
-                let beat = Beat {
-                    node,
-                    boot_id: "boot".to_owned(),
-                    agent: "0.1.0".to_owned(),
-                    signed: None,
-                    signing_key: None,
-                    accounts: None,
-                };
+                let beat = bare_beat(node);
                 store.beat_many(&[beat], None).await.map(drop)
             }
             (Node::Unquarantine, _) => store.release_from_quarantine(node).await.map(drop),

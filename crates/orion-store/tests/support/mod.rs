@@ -10,6 +10,7 @@
 
 pub mod invariants;
 pub mod moves;
+pub mod signed;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
@@ -52,6 +53,18 @@ pub fn address(port: u16) -> Address {
     Address {
         host: "10.0.0.1".to_owned(),
         port,
+    }
+}
+
+/// A sign of life that nobody signed.
+pub fn bare_beat(node: NodeId) -> Beat {
+    Beat {
+        node,
+        boot_id: "boot".to_owned(),
+        agent: "0.1.0".to_owned(),
+        signed: None,
+        signing_key: None,
+        accounts: None,
     }
 }
 

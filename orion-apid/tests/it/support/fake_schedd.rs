@@ -4,6 +4,7 @@ use orion_core::{RunKind, RunOutcome};
 use orion_store::{ClaimedRun, InstanceId, RunReport, Store};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::interval;
 
 /// What is seen when this run is done; `None` keeps silent about it, for ever.
 pub(crate) type Script = fn(&ClaimedRun) -> Option<RunOutcome>;
@@ -32,9 +33,12 @@ impl Drop for FakeSchedd {
     }
 }
 
+/// Asks for work as orion-schedd does where nobody tells it: again and again.
 async fn work(store: Store, script: Script) {
     let instance = InstanceId::from_random([5; 16]);
+    let mut rounds = interval(Duration::from_millis(10));
     loop {
+        rounds.tick().await;
         for kind in [RunKind::Provision, RunKind::Clean, RunKind::Inspect] {
             let hold = Duration::from_secs(60);
             // The database may be stopped by the test; the next round finds it again.
@@ -57,6 +61,5 @@ async fn work(store: Store, script: Script) {
                 }
             }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
