@@ -2,19 +2,33 @@
 
 use orion_core::{RunKind, RunOutcome};
 use orion_store::{ClaimedRun, InstanceId, RunReport, Store};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::runtime;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::interval;
 
 /// What is seen when this run is done; `None` keeps silent about it, for ever.
 pub(crate) type Script = fn(&ClaimedRun) -> Option<RunOutcome>;
 
-/// Works until it is dropped.
-pub(crate) struct FakeSchedd(JoinHandle<()>);
+/// Works until it is dropped, on a thread of its own: a test that asks the database keeps its own thread, and would wait
+/// for a lock that a transaction on this thread holds.
+pub(crate) struct FakeSchedd {
+    /// Dropped to end the work.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl FakeSchedd {
     pub(crate) fn start(store: Store, script: Script) -> Self {
-        Self(tokio::spawn(work(store, script)))
+        let (stop, stopped) = oneshot::channel();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let thread = thread::spawn(move || runtime.block_on(work(store, script, stopped)));
+        Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     /// Every step succeeds.
@@ -29,15 +43,17 @@ impl FakeSchedd {
 
 impl Drop for FakeSchedd {
     fn drop(&mut self) {
-        self.0.abort();
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || !matches!(ended, Some(Err(_))));
     }
 }
 
 /// Asks for work as orion-schedd does where nobody tells it: again and again.
-async fn work(store: Store, script: Script) {
+async fn work(store: Store, script: Script, mut stopped: oneshot::Receiver<()>) {
     let instance = InstanceId::from_random([5; 16]);
     let mut rounds = interval(Duration::from_millis(10));
-    loop {
+    while stopped.try_recv() == Err(TryRecvError::Empty) {
         rounds.tick().await;
         for kind in [RunKind::Provision, RunKind::Clean, RunKind::Inspect] {
             let hold = Duration::from_secs(60);
