@@ -45,7 +45,11 @@ pub(crate) fn read(state_dir: &Path) -> io::Result<Vec<ReportedAccount>> {
             path.as_ref()
                 .map_or(true, |path| path.extension().is_some_and(|it| it == "json"))
         });
-    let mut accounts = read_listed(paths.take(MAX_READ))?;
+    let mut paths = paths.collect::<io::Result<Vec<PathBuf>>>()?;
+    // The newest first, where there are too many.
+    paths.sort_by_key(|path| std::cmp::Reverse(uid_of(path)));
+    paths.truncate(MAX_READ);
+    let mut accounts = read_listed(&paths)?;
     accounts.sort_by_key(|account| {
         (
             account.state != AccountState::Present,
@@ -56,12 +60,10 @@ pub(crate) fn read(state_dir: &Path) -> io::Result<Vec<ReportedAccount>> {
     Ok(accounts)
 }
 
-fn read_listed(
-    paths: impl Iterator<Item = io::Result<PathBuf>>,
-) -> io::Result<Vec<ReportedAccount>> {
+fn read_listed(paths: &[PathBuf]) -> io::Result<Vec<ReportedAccount>> {
     let mut accounts = Vec::new();
     for path in paths {
-        match read_one(&path?) {
+        match read_one(path) {
             Ok(account) => accounts.extend(account),
             // It went since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -69,6 +71,11 @@ fn read_listed(
         }
     }
     Ok(accounts)
+}
+
+/// Which UID the file is named after.
+fn uid_of(path: &Path) -> Option<u32> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 /// `None` when it is no good record.
@@ -316,7 +323,7 @@ mod tests {
         let found = read(&directory);
         std::fs::remove_dir_all(&directory).expect("removed");
         assert!(found.is_err(), "{found:?}");
-        let listed = |path: &str| read_listed([Ok(PathBuf::from(path))].into_iter());
+        let listed = |path: &str| read_listed(&[PathBuf::from(path)]);
         // A regular file whose reading fails, also for root.
         assert!(listed("/proc/self/mem").is_err());
         let gone = listed("/nonexistent/1000001.json").expect("it went since it was listed");
@@ -335,5 +342,22 @@ mod tests {
         assert_eq!(found.len(), MAX_REPORTED);
         assert_eq!(found[0].uid, Uid(1_000_001));
         assert_eq!(found[1].uid, Uid(2_000_299));
+    }
+
+    #[test]
+    fn the_newest_records_are_read_where_there_are_too_many() {
+        let directory = state_dir("too-many");
+        let newest = 2_000_000 + u32::try_from(MAX_READ).expect("few");
+        write(
+            &directory,
+            &format!("{newest}.json"),
+            &record(newest, 1, "present"),
+        );
+        for uid in 2_000_000..newest {
+            write(&directory, &format!("{uid}.json"), &record(uid, 1, "gone"));
+        }
+        let found = read(&directory).expect("read");
+        std::fs::remove_dir_all(&directory).expect("removed");
+        assert_eq!(found[0].uid, Uid(newest));
     }
 }

@@ -238,6 +238,15 @@ apid_without_its_keys_does_not_invent_some() {
     done
 }
 
+the_agent_has_of_roots_rights_what_it_needs() {
+    local worker pid has
+    worker=$(workers | head -n 1)
+    pid=$(docker exec "$worker" systemctl show --value --property MainPID orion-agentd)
+    has=0x$(docker exec "$worker" sed -n 's/^CapPrm:[[:space:]]*//p' "/proc/$pid/status")
+    # chown, dac_override, fowner, kill, sys_resource, audit_write; a container may have fewer. It can end processes.
+    ((!(has & ~0x2100002b) && has & 0x20)) || fail "it has $has"
+}
+
 cases=(
     a_worker_with_nothing_but_the_join_line_and_the_package_becomes_ready
     without_the_join_line_a_worker_is_401_and_is_not_dialled
@@ -247,6 +256,7 @@ cases=(
     an_agents_key_is_rotated_and_the_node_stays_the_same
     a_database_dump_logs_in_nowhere_and_forges_nothing
     apid_without_its_keys_does_not_invent_some
+    the_agent_has_of_roots_rights_what_it_needs
 )
 [[ $# -eq 0 ]] || cases=("$@")
 for case in "${cases[@]}"; do
