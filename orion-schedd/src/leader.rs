@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use orion_store::{InstanceId, Store};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -13,6 +13,8 @@ use crate::metrics::Metrics;
 const LEAD: &str = "jobs";
 const HOLD: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
+/// How often the lead is asked for while somebody else has it.
+const ASK: Duration = Duration::from_secs(1);
 
 /// Whether this instance leads, as far as it knows.
 #[derive(Debug, Clone, Default)]
@@ -32,21 +34,15 @@ impl Leader {
             .map(|lead| lead.epoch)
     }
 
-    /// Takes and renews the lead until `shutdown`.
+    /// Takes and renews the lead until `jobs_over`, and gives it back then: the next instance need not wait for its end.
     pub(crate) async fn keep(
         self,
         store: Store,
         instance: InstanceId,
         metrics: Metrics,
-        shutdown: CancellationToken,
+        jobs_over: CancellationToken,
     ) {
-        let mut renew = interval(RENEW);
-        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = renew.tick() => {}
-                () = shutdown.cancelled() => return,
-            }
+        while !jobs_over.is_cancelled() {
             // Counted from before the question: the row's time begins while it is answered.
             let until = Instant::now() + HOLD;
             match store.lead(LEAD, &instance, HOLD).await {
@@ -54,7 +50,17 @@ impl Leader {
                 // The lead lasts until its time is over, here as in the row.
                 Err(error) => tracing::debug!(%error, "the lead can't be renewed"),
             }
-            metrics.leads(self.epoch().is_some());
+            let leads = self.epoch().is_some();
+            metrics.leads(leads);
+            tokio::select! {
+                () = sleep(if leads { RENEW } else { ASK }) => {}
+                () = jobs_over.cancelled() => {}
+            }
+        }
+        self.take(None);
+        metrics.leads(false);
+        if let Err(error) = store.resign(LEAD, &instance).await {
+            tracing::warn!(%error, "the lead can't be given back: no job runs until its {HOLD:?} are over");
         }
     }
 
@@ -64,7 +70,7 @@ impl Leader {
             (None, Some(new)) => {
                 tracing::info!(epoch = new.epoch, "this instance leads the cron jobs")
             }
-            (Some(_), None) => tracing::info!("another instance leads the cron jobs"),
+            (Some(_), None) => tracing::info!("this instance no longer leads the cron jobs"),
             _ => {}
         }
         *lead = new;

@@ -8,10 +8,11 @@ use orion_daemon::{Misconfigured, OpsPages, Readiness, Registry, SecretError, Sh
 use orion_store::{DatabaseSettings, InstanceId, SchemaFit, Store, StoreError};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::ansible::{Ansible, Containment, Instance, PlaySettings};
 use crate::clock;
-use crate::config::ScheddSettings;
+use crate::config::{CronSettings, ScheddSettings};
 use crate::cron::{Cron, JobBook};
 use crate::executor::{Executor, Parts};
 use crate::jobs::{self, Grace, JobContext, Ticks};
@@ -74,9 +75,6 @@ pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
     let tracker = shell.tracker().clone();
     let work = async move {
         if wait_for_schema(&common.store, &keys, &ready, &shutdown).await {
-            let lead = common.leader.clone();
-            let (store, instance) = (common.store.clone(), common.instance.clone());
-            tracker.spawn(lead.keep(store, instance, common.metrics.clone(), shutdown.clone()));
             tracker.spawn(clock::watch(
                 common.store.clone(),
                 common.leader.clone(),
@@ -91,12 +89,12 @@ pub async fn serve(settings: ScheddSettings) -> anyhow::Result<()> {
                 newcomers,
                 shutdown.clone(),
             ));
-            let cron = Cron::new(jobs, common.leader, common.book, common.metrics);
+            let run_jobs = common.run_jobs(jobs, &settings.cron, &tracker, shutdown.clone());
             let execute = async {
                 executor.run(shutdown.clone()).await;
                 Ok(())
             };
-            tokio::try_join!(cron.run(&settings.cron, shutdown.clone()), execute)?;
+            tokio::try_join!(run_jobs, execute)?;
         }
         Ok(())
     };
@@ -138,6 +136,24 @@ impl Common {
             ready,
             metrics: self.metrics.clone(),
         }
+    }
+
+    /// Runs the jobs as they tick until `shutdown`. The lead is kept meanwhile and given back then: ticks under way may be
+    /// repeated and runs need no lead, so the next leader waits for neither.
+    async fn run_jobs(
+        &self,
+        jobs: JobContext,
+        settings: &CronSettings,
+        tracker: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let (leader, metrics) = (self.leader.clone(), self.metrics.clone());
+        let cron = Cron::new(jobs, leader.clone(), self.book.clone(), metrics.clone());
+        let jobs_over = CancellationToken::new();
+        let (store, instance) = (self.store.clone(), self.instance.clone());
+        tracker.spawn(leader.keep(store, instance, metrics, jobs_over.clone()));
+        let _over = jobs_over.drop_guard();
+        cron.run(settings, shutdown).await
     }
 
     fn executor(&self, ansible: Ansible, ready: Readiness, settings: &ScheddSettings) -> Executor {

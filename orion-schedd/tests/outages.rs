@@ -184,6 +184,17 @@ async fn when_the_leader_is_killed_the_other_instance_leads() {
 }
 
 #[tokio::test]
+async fn a_leader_that_stops_gives_the_lead_back() {
+    let bed = Bed::new(1).await;
+    let mut daemon = bed.start(&bed.plan());
+    bed.all_ready().await;
+    daemon.terminate();
+    assert!(daemon.ended(PATIENCE).await.success());
+    let free = "SELECT expires_at <= UTC_TIMESTAMP(6) FROM leader";
+    assert_eq!(bed.db.sql_one(free), "1");
+}
+
+#[tokio::test]
 async fn an_ansible_that_does_not_work_is_not_started_in_a_loop() {
     let bed = Bed::new(1).await;
     let mut plan = bed.plan();

@@ -52,7 +52,7 @@ impl Store {
             let changed = tx
                 .change(
                     "UPDATE leader SET epoch = IF(holder = ?, epoch, epoch + 1), holder = ?, expires_at = ? \
-                     WHERE name = ? AND (holder = ? OR expires_at < ?)",
+                     WHERE name = ? AND (holder = ? OR expires_at <= ?)",
                     params,
                 )
                 .await?;
@@ -75,6 +75,22 @@ impl Store {
                 None => None,
             };
             Finish::Commit(epoch)
+        })
+    }
+
+    /// Gives the lead called `name` back where `instance` has it: who asks next has it at once.
+    ///
+    /// # Errors
+    /// When the database is away; the lead is free when its time is over.
+    pub async fn resign(&self, name: &str, instance: &InstanceId) -> Result<(), StoreError> {
+        unit!(self, |tx| {
+            let now = tx.now;
+            tx.change(
+                "UPDATE leader SET expires_at = ? WHERE name = ? AND holder = ?",
+                (now, name, instance.as_str()),
+            )
+            .await?;
+            Finish::Commit(())
         })
     }
 }

@@ -117,3 +117,23 @@ async fn the_lead_is_renewed_and_passes_on_when_it_runs_out() {
         "another lead is another's"
     );
 }
+
+#[tokio::test]
+async fn a_lead_that_its_holder_gives_back_is_free_at_once() {
+    let bed = Bed::new().await;
+    let hold = Duration::from_secs(10);
+    let (one, other) = (instance(1), instance(2));
+    let epoch = bed.store.lead("cron", &one, hold).await.unwrap().unwrap();
+    bed.store.resign("cron", &other).await.unwrap();
+    bed.store.resign("else", &one).await.unwrap();
+    assert_eq!(
+        bed.store.lead("cron", &other, hold).await.unwrap(),
+        None,
+        "neither was its own"
+    );
+    bed.store.resign("cron", &one).await.unwrap();
+    assert_eq!(
+        bed.store.lead("cron", &other, hold).await.unwrap(),
+        Some(epoch + 1)
+    );
+}
