@@ -30,7 +30,7 @@ pub async fn get(call: Call, principal: Principal) -> Result<Reply, Failure> {
 /// `DELETE /api/nodes/{node_id}`: the node is forgotten; its agent may register it again, as a new one.
 ///
 /// # Errors
-/// `not_found`; `wrong_state` while an account may exist on it.
+/// `not_found`; `wrong_state` while a rental is on it, or a debt and it is neither dead nor quarantined.
 pub async fn forget(call: Call, admin: Admin) -> Result<Reply, Failure> {
     let node = call.path_id(NodeId)?;
     match call.app.store.forget_node(node).await? {
@@ -43,7 +43,7 @@ pub async fn forget(call: Call, admin: Admin) -> Result<Reply, Failure> {
         Forget::NotFound => Err(Failure::not_found("node")),
         Forget::Held => Err(Failure::new(
             ProblemCode::WrongState,
-            "a rental or a debt holds the node; release the rental, or wait until the account is seen gone",
+            "a rental or a debt holds the node; release the rental, or wait until the account is seen gone; a dead or quarantined node can be deleted with its debt",
         )),
     }
 }

@@ -170,7 +170,8 @@ impl Cron {
                 _ = looks.tick() => {
                     // It waits for a time of day, which a clock that was set back reaches hours later.
                     if own_clock.stepped() {
-                        tracing::warn!("this machine's clock stepped: the cron scheduler starts anew");
+                        tracing::warn!("this machine slept, or its clock stepped: the cron scheduler starts anew");
+                        self.context.grace.forget();
                         scheduler.shutdown().await.context("the cron scheduler's end")?;
                         scheduler = start_scheduler(settings, &ticks)
                             .await

@@ -171,7 +171,7 @@ accounts_equal_rentals() {
 nothing_under_way() {
     admin
     api GET /api/rentals
-    [[ $(jq '[.[] | select(.state == "provisioning" or .state == "ending")] | length' <<<"$BODY") -eq 0 ]]
+    [[ $(jq '[.[] | select(.state == "provisioning" or .state == "ending")] | length' <<<"$BODY") -eq 0 ]] || return 1
     api GET /api/nodes
     [[ $(jq '[.[] | select(.status != "alive" or (.availability != "ready" and .availability != "leased"))] | length' \
         <<<"$BODY") -eq 0 ]]

@@ -213,7 +213,7 @@ impl Tx {
     }
 
     /// `making | present -> leaving`: from here on the account is a debt. The epoch rises, so that whatever is still
-    /// under way for it comes too late; its node is cleaning, and the clean run is queued.
+    /// under way for it comes too late; its node is cleaning, or joining where it died, and the clean run is queued.
     pub(crate) async fn leave(&mut self, account: &HeldAccount) -> Result<bool, StoreError> {
         debug_assert!(AccountState::Making.can_become(AccountState::Leaving));
         let now = self.now;
@@ -234,6 +234,10 @@ impl Tx {
             None,
         )
         .await?;
+        let dead = "SELECT COUNT(*) FROM nodes WHERE id = ? AND status = 'dead'";
+        if self.number(dead, (account.node.0,)).await? > 0 {
+            self.inspect_who_died(account.node).await?;
+        }
         self.change(
             "UPDATE runs SET state = 'failed', outcome = 'superseded', finished_at = ? \
              WHERE account_id = ? AND kind = 'provision' AND state = 'queued'",
@@ -246,6 +250,12 @@ impl Tx {
         };
         self.queue_account_run(RunKind::Clean, &debt).await?;
         Ok(true)
+    }
+
+    /// `cleaning -> joining`: what is owed there is paid all the same, and an inspection comes before the next client.
+    pub(crate) async fn inspect_who_died(&mut self, node: NodeId) -> Result<bool, StoreError> {
+        let (from, to) = (Availability::Cleaning, Availability::Joining);
+        self.move_node(node, from, to, Some("died")).await
     }
 
     /// A live rental's way out: `from -> ending`, and its accounts become debts. The caller holds the request's lock.

@@ -44,7 +44,7 @@ pub enum ProbeResult {
     LoggedIn,
     /// Nobody, or nobody in time.
     NoAnswer(String),
-    /// Another host key, `type base64`.
+    /// Another host key, `type base64`. A node whose agent is silent, too, is not there any more.
     WrongHostKey(String),
     /// The pinned host key, and no login. Somebody is there: not dead.
     Refused(String),
@@ -54,7 +54,11 @@ pub enum ProbeResult {
 const DEAD_AFTER_FAILURES: u32 = 3;
 const DEAD_AFTER_S: u32 = 10;
 /// A node whose agent beats is dead all the same when nobody could log in for so long.
+/// So does one whose agent is silent where no other agent is heard: it may be orion-apid that is away.
 const DEAD_IN_SPITE_OF_BEATS_S: u32 = 180;
+/// An agent is heard that beat within so many of its intervals; fewer than make one silent, so that an outage is found out
+/// before it looks like the silence of one.
+const HEARD_INTERVALS: u32 = 2;
 /// So many deaths within a day make it an administrator's matter.
 const DEATHS_TO_QUARANTINE: u64 = 3;
 
@@ -130,7 +134,12 @@ impl Store {
                 ProbeResult::WrongHostKey(_) => {
                     tx.check_failed(node, "another SSH host key answers")
                         .await?;
-                    tx.is_not_silent(node).await?;
+                    // The agent knows whether the node is still there.
+                    if tx.beats(node).await? {
+                        tx.is_not_silent(node).await?;
+                    } else {
+                        tx.decide_death(node).await?;
+                    }
                 }
                 ProbeResult::Refused(reason) => {
                     tx.check_failed(node, &format!("login refused: {reason}"))
@@ -156,7 +165,7 @@ impl Store {
     }
 
     /// The pinned key was met at both addresses of the claim: they take effect, and a node that had the contact address
-    /// has none from now on. False when the node claims something else by now.
+    /// has none from now on: it is dead unless its agent goes on beating. False when the node claims something else by now.
     ///
     /// # Errors
     /// When the database is away.
@@ -173,10 +182,12 @@ impl Store {
             )
             .await?;
             tx.change(
-                "UPDATE nodes SET contact_host = NULL, contact_port = NULL, status = 'suspect', \
-                 status_reason = 'its address belongs to another node now', status_since = ? \
+                "UPDATE nodes SET contact_host = NULL, contact_port = NULL, \
+                 status_since = IF(status = 'dead', status_since, ?), status = IF(status = 'dead', 'dead', 'suspect'), \
+                 status_reason = 'its address belongs to another node now', \
+                 failed_checks = ?, failing_since = IFNULL(failing_since, ?) \
                  WHERE live_address = CONCAT(?, ' ', ?) AND id <> ?",
-                (tx.now, &contact.host, contact.port, node.0),
+                (tx.now, DEAD_AFTER_FAILURES, tx.now, &contact.host, contact.port, node.0),
             )
             .await?;
             let changed = tx
@@ -304,6 +315,17 @@ impl Tx {
         Ok(())
     }
 
+    /// Whether its agent is heard.
+    async fn beats(&mut self, node: NodeId) -> Result<bool, StoreError> {
+        let heard = self
+            .number(
+                "SELECT COUNT(*) FROM beats WHERE node_id = ? AND beat_at >= ? - INTERVAL ? * interval_s SECOND",
+                (node.0, self.now, SILENT_INTERVALS),
+            )
+            .await?;
+        Ok(heard > 0)
+    }
+
     /// `suspect -> dead`. A node that died is inspected when it comes back, and waits longer each time before it is
     /// offered again.
     async fn decide_death(&mut self, node: NodeId) -> Result<(), StoreError> {
@@ -316,11 +338,12 @@ impl Tx {
                 "UPDATE nodes n LEFT JOIN beats b ON b.node_id = n.id SET n.status = 'dead', n.status_since = ? \
                  WHERE n.id = ? AND n.status IN ('suspect', 'unknown') AND n.failed_checks >= ? \
                  AND n.failing_since <= ? - INTERVAL ? SECOND \
-                 AND (b.beat_at IS NULL OR b.beat_at < ? - INTERVAL ? * b.interval_s SECOND \
-                      OR n.failing_since <= ? - INTERVAL ? SECOND)",
+                 AND (b.beat_at IS NULL OR n.failing_since <= ? - INTERVAL ? SECOND \
+                      OR (b.beat_at < ? - INTERVAL ? * b.interval_s SECOND AND EXISTS \
+                          (SELECT 1 FROM beats o WHERE o.node_id <> n.id AND o.beat_at >= ? - INTERVAL ? * o.interval_s SECOND)))",
                 (
-                    now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, SILENT_INTERVALS, now,
-                    DEAD_IN_SPITE_OF_BEATS_S,
+                    now, node.0, DEAD_AFTER_FAILURES, now, DEAD_AFTER_S, now, DEAD_IN_SPITE_OF_BEATS_S,
+                    now, SILENT_INTERVALS, now, HEARD_INTERVALS,
                 ),
             )
             .await?;
@@ -338,8 +361,13 @@ impl Tx {
                 (now, now, now, node.0),
             )
             .await?;
+            // `deaths` counts on while less than a day lies between two, and begins anew after a quarantine.
             let deaths = self
-                .number("SELECT deaths FROM nodes WHERE id = ?", (node.0,))
+                .number(
+                    "SELECT LEAST(n.deaths, (SELECT COUNT(*) FROM events e WHERE e.node_id = n.id \
+                     AND e.kind = 'node_dead' AND e.at > ? - INTERVAL 1 DAY)) FROM nodes n WHERE n.id = ?",
+                    (now, node.0),
+                )
                 .await?;
             if deaths >= DEATHS_TO_QUARANTINE {
                 let reason = format!("died {deaths} times within a day");

@@ -63,9 +63,10 @@ async fn death_waits_for_four_beats_as_the_agent_was_told_them() {
         (30, 21, "suspect ready"),
         (30, 121, "dead joining"),
     ] {
-        let (bed, nodes) = Bed::with_nodes(1).await;
+        let (bed, nodes) = Bed::with_nodes(2).await;
         beats(&bed, 0, nodes[0], Some(interval_s)).await;
         for second in [1, 8, 15, seconds] {
+            beats(&bed, second, nodes[1], Some(interval_s)).await;
             let store = bed.later(second);
             let silence = ProbeResult::NoAnswer("timed out".to_owned());
             store.record_probe(nodes[0], &silence).await.unwrap();

@@ -278,6 +278,8 @@ async fn nobody_is_decided_dead_within_the_grace_after_a_start() {
         .begin_grace(Duration::from_secs(60))
         .await
         .unwrap();
+    // A shorter one does not shorten it.
+    bed.store.begin_grace(Duration::ZERO).await.unwrap();
     let silence = ProbeResult::NoAnswer("timed out".to_owned());
     for second in [0, 10, 20, 30, 50] {
         bed.later(second)
@@ -328,6 +330,48 @@ async fn three_deaths_within_a_day_quarantine_a_node() {
         assert_eq!(quarantined, death == 3, "after {death} deaths");
         answers(&bed.later(start + 100), nodes[0]).await;
     }
+}
+
+#[tokio::test]
+async fn three_deaths_in_two_days_do_not() {
+    let (bed, nodes) = Bed::with_nodes(4).await;
+    for hour in [0, 20, 40] {
+        dies(&bed, nodes[0], hour * 3600).await;
+        answers(&bed.later(hour * 3600 + 100), nodes[0]).await;
+    }
+    assert_eq!(bed.node_state(nodes[0]), "alive joining");
+    assert_eq!(bed.one("SELECT MAX(deaths) FROM nodes"), "3");
+}
+
+#[tokio::test]
+async fn brakes_come_off_when_what_failed_together_is_back_whoever_was_dead_before() {
+    let (bed, nodes) = Bed::with_nodes(4).await;
+    for node in &nodes[..2] {
+        dies(&bed, *node, 10).await;
+    }
+    assert_eq!(migrate(&bed, 30).await.suspended, None);
+    let silence = ProbeResult::NoAnswer("timed out".to_owned());
+    for node in &nodes[2..] {
+        let store = bed.later(1000);
+        store.record_probe(*node, &silence).await.unwrap();
+    }
+    assert!(migrate(&bed, 1001).await.suspended.is_some());
+    answers(&bed.later(1002), nodes[2]).await;
+    assert!(migrate(&bed, 1003).await.suspended.is_some());
+    answers(&bed.later(1004), nodes[3]).await;
+    assert_eq!(migrate(&bed, 1005).await.suspended, None);
+}
+
+#[tokio::test]
+async fn who_died_is_inspected_also_when_its_rental_ends_before_it_moves() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    let rental = bed.active(bed.alice, 1).await[0];
+    dies(&bed, nodes[0], 10).await;
+    migrate(&bed, 23).await;
+    assert_eq!(bed.rental_state(rental), "degraded");
+    bed.later(24).release(Scope::All, rental).await.unwrap();
+    assert_eq!(bed.node_state(nodes[0]), "dead joining");
+    bed.check().await;
 }
 
 #[tokio::test]

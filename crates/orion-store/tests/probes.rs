@@ -12,6 +12,11 @@ async fn probed(bed: &Bed, second: i64, node: NodeId, result: &ProbeResult) {
     store.record_probe(node, result).await.unwrap();
 }
 
+async fn beats(bed: &Bed, second: i64, node: NodeId) {
+    let store = bed.later(second);
+    store.beat_many(&[bare_beat(node)], None).await.unwrap();
+}
+
 fn no_answer() -> ProbeResult {
     ProbeResult::NoAnswer("timed out".to_owned())
 }
@@ -57,28 +62,70 @@ async fn dead_after_several_failures_over_a_while_and_inspected_when_it_comes_ba
 }
 
 #[tokio::test]
-async fn who_refuses_a_login_or_shows_another_key_is_not_dead() {
-    for result in [
-        ProbeResult::Refused("no".to_owned()),
-        ProbeResult::WrongHostKey(host_key(9)),
-    ] {
-        let (bed, nodes) = Bed::with_nodes(1).await;
-        for second in [0, 30, 60, 90] {
-            probed(&bed, second, nodes[0], &result).await;
-        }
-        assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+async fn who_refuses_a_login_is_not_dead() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    let refused = ProbeResult::Refused("no".to_owned());
+    for second in [0, 30, 60, 90] {
+        probed(&bed, second, nodes[0], &refused).await;
     }
+    assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+}
+
+#[tokio::test]
+async fn a_node_whose_address_shows_another_key_is_dead_when_its_agent_is_silent_too() {
+    let (bed, nodes) = Bed::with_nodes(2).await;
+    let other_key = ProbeResult::WrongHostKey(host_key(9));
+    for second in [0, 100, 200, 300] {
+        beats(&bed, second, nodes[0]).await;
+        probed(&bed, second, nodes[0], &other_key).await;
+    }
+    assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+    for second in [321, 326, 332] {
+        beats(&bed, second, nodes[1]).await;
+        probed(&bed, second, nodes[0], &other_key).await;
+    }
+    assert_eq!(bed.node_state(nodes[0]), "dead joining");
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_address_to_another_is_dead_when_its_agent_is_silent_too() {
+    let (bed, nodes) = Bed::with_nodes(3).await;
+    let taken = bed.store.probe_targets().await.unwrap()[1].contact.clone();
+    let taken = taken.unwrap();
+    bed.register(1, taken.port).await;
+    let claim = AddressClaim {
+        contact: taken.clone(),
+        client: taken,
+    };
+    let proven = bed.later(100).confirm_address(nodes[0], &claim).await;
+    assert!(proven.unwrap());
+    bed.later(109).migrate(10).await.unwrap();
+    assert_eq!(bed.node_state(nodes[1]), "suspect ready");
+    bed.later(110).migrate(10).await.unwrap();
+    assert_eq!(bed.node_state(nodes[1]), "dead joining");
+    assert_eq!(bed.node_state(nodes[0]), "alive ready");
+}
+
+#[tokio::test]
+async fn while_no_agent_is_heard_the_silence_of_one_is_not_its_own() {
+    let (bed, nodes) = Bed::with_nodes(3).await;
+    for (node, second) in [(nodes[0], 0), (nodes[1], 4)] {
+        beats(&bed, second, node).await;
+    }
+    for second in [15, 21, 27, 60] {
+        probed(&bed, second, nodes[0], &no_answer()).await;
+    }
+    assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+    beats(&bed, 61, nodes[1]).await;
+    probed(&bed, 62, nodes[0], &no_answer()).await;
+    assert_eq!(bed.node_state(nodes[0]), "dead joining");
 }
 
 #[tokio::test]
 async fn a_node_that_beats_is_not_dead() {
-    let (bed, nodes) = Bed::with_nodes(1).await;
-    let beat = bare_beat(nodes[0]);
+    let (bed, nodes) = Bed::with_nodes(2).await;
     for second in [0, 15, 30, 45] {
-        bed.later(second)
-            .beat_many(std::slice::from_ref(&beat), None)
-            .await
-            .unwrap();
+        beats(&bed, second, nodes[0]).await;
         probed(&bed, second, nodes[0], &no_answer()).await;
     }
     assert_eq!(
@@ -86,6 +133,7 @@ async fn a_node_that_beats_is_not_dead() {
         "suspect ready",
         "silence on one channel only"
     );
+    beats(&bed, 65, nodes[1]).await;
     probed(&bed, 66, nodes[0], &no_answer()).await;
     assert_eq!(bed.node_state(nodes[0]), "dead joining");
 }

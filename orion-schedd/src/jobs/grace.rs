@@ -47,6 +47,14 @@ impl Grace {
         Ok(())
     }
 
+    /// To be called where this machine slept: what was seen before is no look.
+    pub(crate) fn forget(&self) {
+        *self
+            .last_look
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// To be called after a look that the database took part in.
     pub(crate) fn looked(&self) {
         let now = Some(Instant::now());

@@ -20,7 +20,7 @@ keep a copy of what matters elsewhere.
 """
 MOVED = """
 Your former machine was lost or drained, and its files were not moved here.
-An administrator may still find the home you had there, which is kept for a while.
+An administrator may still have the home you had there: ask within hours.
 """
 
 

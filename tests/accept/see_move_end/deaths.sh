@@ -62,7 +62,8 @@ a_worker_dies_and_the_client_logs_in_elsewhere() {
 
 # Its debt was seen paid before it was offered again.
 is_free_and_clean() {
-    [[ $(sql "SELECT n.availability, n.status, COUNT(a.id), IFNULL(MAX(a.evidence_at), n.availability_since) <= n.availability_since
+    [[ $(sql "SELECT n.availability, n.status, COUNT(a.id),
+            NOT EXISTS (SELECT 1 FROM accounts g WHERE g.node_id = n.id AND g.state = 'gone' AND g.state_since > n.availability_since)
         FROM nodes n LEFT JOIN accounts a ON a.node_id = n.id AND a.state <> 'gone'
         WHERE n.hostname = '${1#orion-lab-}' AND n.forgotten_at IS NULL GROUP BY n.id") == ready$'\t'alive$'\t'0$'\t'1 ]] &&
         [[ -z $(seen_on "$1") ]]

@@ -23,13 +23,14 @@ lose_nothing() {
 slow_down() {
     local address
     address=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$1")
-    docker cp --quiet "$root/tests/accept/see_move_end/delay_proxy.py" orion-lab-control:/run/delay_proxy.py
+    # /run is a tmpfs there, which docker cp would write beneath.
+    docker exec --interactive orion-lab-control sh -c 'cat >/run/delay_proxy.py' <"$root/tests/accept/see_move_end/delay_proxy.py"
     in_control nft "add table ip slow; flush table ip slow;
         add chain ip slow out { type nat hook output priority -100; };
         add rule ip slow out ip daddr $address tcp dport 22 meta skuid orion-schedd redirect to :2222"
     docker exec --detach orion-lab-control sh -c \
         "echo \$\$ >/run/delay_proxy.pid; exec python3 /run/delay_proxy.py 2222 $address 22 0.4"
-    until_true 10 in_control socat -u OPEN:/dev/null TCP:127.0.0.1:2222
+    until_true 10 in_control bash -c ': </dev/tcp/127.0.0.1/2222'
     # The first word of its sshd takes three halves of a round trip, for orion-schedd and nobody else.
     greeted orion-schedd "$address" 1.1 9
     greeted root "$address" 0 1.1
@@ -45,16 +46,27 @@ greeted() {
 
 slow_down_nothing() {
     # shellcheck disable=SC2016 # for the shell over there
-    in_control sh -c 'nft "add table ip slow; delete table ip slow"; kill $(cat /run/delay_proxy.pid); rm -f /run/delay_proxy.*'
+    in_control sh -c 'nft "add table ip slow; delete table ip slow"
+        [ ! -e /run/delay_proxy.pid ] || kill "$(cat /run/delay_proxy.pid)"; rm -f /run/delay_proxy.*'
+}
+
+good_networks() {
+    local name
+    heal
+    slow_down_nothing
+    for name in $(workers); do
+        lose_nothing "$name"
+    done
 }
 
 bad_networks_kill_nobody() {
-    local all name in out both slow flapping limit rental
+    local all in out both slow flapping limit rental
     fresh_pool
     mapfile -t all < <(workers)
     [[ ${#all[@]} -ge 5 ]] || fail "this needs five workers: make lab WORKERS=10"
     in=${all[0]} out=${all[1]} both=${all[2]} slow=${all[3]} flapping=${all[4]}
     rent 1 "${#all[@]}"
+    trap good_networks EXIT
     lose "$in" 30 in
     lose "$out" 30 out
     lose "$both" 30 both
@@ -77,10 +89,7 @@ bad_networks_kill_nobody() {
     lose_nothing "$in"
     lose "$out" 100 out
     until_true 60 node_is "$out" dead
-    for name in "$out" "$both"; do
-        lose_nothing "$name"
-    done
-    slow_down_nothing
+    good_networks
     until_true 120 everybody_answers
     # Nobody else was free.
     until_true 60 client "$rental" true

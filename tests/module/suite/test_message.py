@@ -49,7 +49,7 @@ class Message(WorkerTest):
         account.create(epoch=2, password_hash=hash_of("pw"), moved=True)
         said = greeting(account.name, "pw")
         self.assertIn("Your former machine was lost or drained", said)
-        self.assertIn("An administrator may still find the home", said)
+        self.assertIn("An administrator may still have the home", said)
 
     def test_nobody_else_is_told(self):
         account = self.account()

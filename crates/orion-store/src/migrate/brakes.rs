@@ -29,6 +29,8 @@ const LONGEST_GRACE_S: u32 = 3600;
 /// and this is asked each second.
 struct Health {
     bad: u64,
+    /// Of these, those that did not turn bad long before moves were suspended; none while they are not.
+    still: u64,
     /// Turned bad together, lately.
     together: u64,
     /// At most one more than `bad`.
@@ -43,8 +45,9 @@ impl Health {
         half || everything
     }
 
+    /// Who was bad long before is no sign that it is still us.
     fn is_over(&self) -> bool {
-        self.bad == 0 || self.good > self.bad
+        self.still == 0 || self.good > self.still
     }
 }
 
@@ -134,8 +137,10 @@ impl Tx {
         self.lock_brakes().await?;
         let until = self.now + grace;
         self.change(
-            "UPDATE migration SET grace_until = ? WHERE id = 1",
-            (until,),
+            // A longer one goes on, unless another clock wrote it.
+            "UPDATE migration SET grace_until = IF(grace_until > ? AND grace_until <= ? + INTERVAL ? SECOND, grace_until, ?) \
+             WHERE id = 1",
+            (until, self.now, LONGEST_GRACE_S, until),
         )
         .await?;
         Ok(())
@@ -145,9 +150,11 @@ impl Tx {
         let lately = self.now - Duration::from_secs(u64::from(TOGETHER_S));
         let row = self
             .first(
-                "SELECT COUNT(*) AS bad, CAST(IFNULL(SUM(failing_since >= ?), 0) AS UNSIGNED) AS together FROM nodes \
+                "SELECT COUNT(*) AS bad, CAST(IFNULL(SUM(failing_since >= ?), 0) AS UNSIGNED) AS together, \
+                 CAST(IFNULL(SUM(failing_since >= m.suspended_since - INTERVAL ? SECOND), 0) AS UNSIGNED) AS still \
+                 FROM nodes JOIN migration m ON m.id = 1 \
                  WHERE forgotten_at IS NULL AND status IN ('suspect', 'dead') AND awaits_approval = FALSE",
-                (lately,),
+                (lately, TOGETHER_S),
             )
             .await?;
         let mut row = row.ok_or(StoreError::Corrupt {
@@ -164,6 +171,7 @@ impl Tx {
             .await?;
         Ok(Health {
             bad,
+            still: column(&mut row, "still")?,
             together: column(&mut row, "together")?,
             good,
         })
@@ -171,7 +179,7 @@ impl Tx {
 
     async fn suspend(&mut self, health: &Health) -> Result<String, StoreError> {
         let because = format!(
-            "{} of {} nodes fail, {} of them since less than {TOGETHER_S} s: it may be us",
+            "{} of {} nodes fail, {} of them since less than {TOGETHER_S} s: it may be us. If they are lost: POST /api/migration/override",
             health.bad,
             health.bad + health.good,
             health.together

@@ -5,7 +5,7 @@ use crate::edges::{About, HeldAccount};
 use crate::row::{column, word};
 use crate::tx::{Finish, Tx, unit};
 use crate::{Store, StoreError};
-use orion_core::{AccountId, Availability, NodeId, RentalId, RentalState, RunKind};
+use orion_core::{AccountId, NodeId, RentalId, RentalState, RunKind};
 use std::time::Duration;
 
 /// A name that is taken is tried on one further node (DESIGN 6.13).
@@ -218,8 +218,8 @@ impl Tx {
                  AND n.draining = FALSE AND n.forgotten_at IS NULL \
                  AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
                  (SELECT 1 FROM runs u JOIN accounts a ON a.id = u.account_id WHERE a.rental_id = ? AND u.node_id = n.id \
-                  AND u.kind = 'provision' AND u.state = 'failed' AND u.outcome <> 'superseded' AND u.finished_at >= ?) ORDER BY RAND() LIMIT 1",
-                (now, now, rental.0, lately),
+                  AND u.kind = 'provision' AND u.state = 'failed' AND u.outcome <> 'superseded' AND u.finished_at BETWEEN ? AND ?) ORDER BY RAND() LIMIT 1",
+                (now, now, rental.0, lately, now),
             )
             .await?;
         found
@@ -235,11 +235,9 @@ impl Tx {
         )
         .await?;
         self.leave(account).await?;
-        let sql = "SELECT COUNT(*) FROM nodes WHERE id = ? AND status = 'dead'";
-        if why == Why::Died || self.number(sql, (account.node.0,)).await? > 0 {
-            // Who died is inspected before anybody else gets it.
-            let (from, to) = (Availability::Cleaning, Availability::Joining);
-            self.move_node(account.node, from, to, Some("died")).await?;
+        if why == Why::Died {
+            // Also where it is back by now.
+            self.inspect_who_died(account.node).await?;
         }
         Ok(())
     }
