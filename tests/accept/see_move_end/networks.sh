@@ -3,14 +3,16 @@
 
 # lose CONTAINER PERCENT in|out|both: packets on the way into or out of a worker.
 lose() {
-    local direction interface
+    local direction interface some
     docker exec "$1" nft 'add table inet loss; flush table inet loss;
         add chain inet loss in { type filter hook input priority 0; };
         add chain inet loss out { type filter hook output priority 0; }'
     for direction in in out; do
         [[ $3 == both || $3 == "$direction" ]] || continue
         [[ $direction == in ]] && interface=iifname || interface=oifname
-        docker exec "$1" nft "add rule inet loss $direction $interface != \"lo\" numgen random mod 100 < $2 drop"
+        # nft takes no limit that is always met.
+        [[ $2 == 100 ]] && some="" || some="numgen random mod 100 < $2"
+        docker exec "$1" nft "add rule inet loss $direction $interface != \"lo\" $some drop"
     done
 }
 
