@@ -105,7 +105,7 @@ The lab runs. What to try next:
        -d '{"duration_hours":2}' "\$ORION_URL/api/rent"
   ssh -p SSH_PORT alice@HOST_IP             # with host_ip, ssh_port and client_pass of the answer
 
-  cd vagrant && vagrant ssh control         # the control plane machine; worker1 and so on likewise
+  (cd vagrant && vagrant ssh control)       # the control plane machine; worker1 and so on likewise
   vagrant/launch_workers.sh 2               # two plain Docker workers more
   make lab WORKERS=10                       # more workers
   make lab-down                             # all of it gone

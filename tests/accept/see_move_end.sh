@@ -8,7 +8,7 @@
 # Shown elsewhere:
 #   clocks that step                            cargo nextest run -p orion-tests clock
 #   defects 2 to 7 of the first Orion           cargo nextest run -p orion-tests first_orion
-#   brakes, order, grace, flapping, in SQL      cargo nextest run -p orion-store migrate
+#   brakes, order, grace, flapping, in SQL      cargo nextest run -p orion-store -E 'binary(migrate)'
 #   a file made immutable, on a real ext4       tests/module/run.sh
 set -euo pipefail
 here=$(dirname "$0")

@@ -6,7 +6,7 @@
 #   the plain contract in mode open                     cargo nextest run -p orion-apid in_mode_open
 #   forbidden addresses see no connection               cargo nextest run -p orion-tests forbidden
 #   a man in the middle                                 cargo nextest run -p orion-tests in_the_middle
-#   whatever strings arrive, the inventory is ours      cargo nextest run -p orion-schedd ansible_inventory
+#   whatever strings arrive, the inventory is ours      cargo nextest run -p orion-schedd ansible::inventory
 #   defects 8 and 10 of the first Orion                 cargo nextest run -p orion-tests first_orion
 #   fuzzing                                             RUSTC_BOOTSTRAP=1 cargo fuzz run register_body (beat_body, event_line)
 set -euo pipefail

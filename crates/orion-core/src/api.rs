@@ -81,6 +81,8 @@ pub struct NodeView {
     pub availability: Availability,
     /// Why.
     pub availability_reason: Option<String>,
+    /// It died not long ago: nobody gets it before then, UTC. May be past.
+    pub held_until: Option<UtcTime>,
     /// No new rentals.
     pub draining: bool,
     /// While it drains, its rental is moved instead of running out.

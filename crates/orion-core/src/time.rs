@@ -14,13 +14,6 @@ const FORMAT: &[FormatItem<'_>] =
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UtcTime(pub PrimitiveDateTime);
 
-impl UtcTime {
-    /// Seconds from `self` to `later`; negative when that is past.
-    pub fn seconds_until(self, later: Self) -> f64 {
-        (later.0 - self.0).as_seconds_f64()
-    }
-}
-
 impl fmt::Display for UtcTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.format(FORMAT).map_err(|_| fmt::Error)?.fmt(f)

@@ -44,7 +44,7 @@ pub enum Approval {
 }
 
 const SELECT: &str = "SELECT n.id, n.hostname, n.client_host, n.client_port, n.status, n.status_reason, n.status_since, \
-     n.last_checked_at, n.availability, n.availability_reason, n.draining, n.drain_move, n.awaits_approval, \
+     n.last_checked_at, n.availability, n.availability_reason, n.held_until, n.draining, n.drain_move, n.awaits_approval, \
      a.id IS NOT NULL AS allocated, b.agent, b.beat_at, n.agent_down_since, r.id AS rental_id, r.user_id, r.leased_from, r.leased_until, r.state, \
      d.rental_id AS debtor, d.uid, d.state_since, \
      (SELECT COUNT(*) FROM runs u WHERE u.account_id = d.id AND u.kind = 'clean' AND u.finished_at IS NOT NULL) AS attempts, \
@@ -275,6 +275,7 @@ fn node_view(scope: Scope, mut row: Row) -> Result<NodeView, StoreError> {
         availability: word(&mut row, "availability")?,
         availability_reason: column::<Option<String>>(&mut row, "availability_reason")?
             .filter(|_| scope == Scope::All),
+        held_until: instant_or_null(&mut row, "held_until")?,
         draining: column(&mut row, "draining")?,
         drain_move: column(&mut row, "drain_move")?,
         awaits_approval: column(&mut row, "awaits_approval")?,

@@ -58,6 +58,8 @@ async fn dead_after_several_failures_over_a_while_and_inspected_when_it_comes_ba
     assert_eq!(bed.node_state(nodes[0]), "dead joining");
     probed(&bed, 16, nodes[0], &ProbeResult::LoggedIn).await;
     assert_eq!(bed.node_state(nodes[0]), "alive joining");
+    let node = bed.store.node(Scope::Own(bed.alice), nodes[0]).await;
+    assert!(node.unwrap().unwrap().held_until.is_some());
     bed.check().await;
 }
 

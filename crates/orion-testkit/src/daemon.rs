@@ -124,16 +124,6 @@ impl Daemon {
         self.signal(Signal::TERM);
     }
 
-    /// Stops it where it is (SIGSTOP) until [`thaw`](Self::thaw).
-    pub fn freeze(&self) {
-        self.signal(Signal::STOP);
-    }
-
-    /// Lets it go on (SIGCONT).
-    pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
     /// Ends it with `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
