@@ -151,6 +151,12 @@ async fn two_hours_forward_and_back(one_machine: bool) {
     }
     assert_eq!(of_kinds(&cluster, "clock_stepped"), "2");
     assert_eq!(of_kinds(&cluster, "clock_back"), "2");
+    if one_machine {
+        // A machine that slept has not looked at anybody meanwhile, and to the daemon that is such a step.
+        let log = cluster.schedd.log_lines();
+        let graces = log.iter().filter(|line| line.contains("decided dead"));
+        assert!(graces.count() > 1, "more than the start's");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

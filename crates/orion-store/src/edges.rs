@@ -253,9 +253,10 @@ impl Tx {
     }
 
     /// `cleaning -> joining`: what is owed there is paid all the same, and an inspection comes before the next client.
-    pub(crate) async fn inspect_who_died(&mut self, node: NodeId) -> Result<bool, StoreError> {
+    pub(crate) async fn inspect_who_died(&mut self, node: NodeId) -> Result<(), StoreError> {
         let (from, to) = (Availability::Cleaning, Availability::Joining);
-        self.move_node(node, from, to, Some("died")).await
+        self.move_node(node, from, to, Some("died")).await?;
+        Ok(())
     }
 
     /// A live rental's way out: `from -> ending`, and its accounts become debts. The caller holds the request's lock.

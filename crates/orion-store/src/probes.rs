@@ -53,8 +53,8 @@ pub enum ProbeResult {
 /// Dead after so many failures in a row over at least `DEAD_AFTER_S` seconds, where the agent is silent, too.
 const DEAD_AFTER_FAILURES: u32 = 3;
 const DEAD_AFTER_S: u32 = 10;
-/// A node whose agent beats is dead all the same when nobody could log in for so long.
-/// So does one whose agent is silent where no other agent is heard: it may be orion-apid that is away.
+/// A node whose agent beats is dead all the same when nobody could log in for so long, and so is one whose agent is silent
+/// while no other is heard: it may be orion-apid that is away.
 const DEAD_IN_SPITE_OF_BEATS_S: u32 = 180;
 /// An agent is heard that beat within so many of its intervals; fewer than make one silent, so that an outage is found out
 /// before it looks like the silence of one.

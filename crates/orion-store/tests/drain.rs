@@ -233,6 +233,15 @@ async fn a_move_that_fails_leaves_the_rental_where_it_is_and_is_tried_elsewhere(
 }
 
 #[tokio::test]
+async fn a_failure_that_a_clock_far_ahead_recorded_keeps_no_spare_away() {
+    let (bed, _, _, spare) = half_moved(2).await;
+    record_all(&bed, RunKind::Provision, RunOutcome::Failed, 3600).await;
+    record_all(&bed, RunKind::Clean, RunOutcome::Gone, 3601).await;
+    assert_eq!(bed.node_state(spare), "alive ready");
+    assert_eq!(migrate(&bed, 10).await.moving, 1);
+}
+
+#[tokio::test]
 async fn whatever_ends_a_rental_in_the_middle_of_a_move_ends_both_accounts() {
     for end in ["release", "expire", "reset"] {
         let (bed, rental, old, new) = half_moved(3).await;

@@ -121,19 +121,15 @@ async fn the_lead_is_renewed_and_passes_on_when_it_runs_out() {
 #[tokio::test]
 async fn a_lead_that_its_holder_gives_back_is_free_at_once() {
     let bed = Bed::new().await;
-    let hold = Duration::from_secs(10);
-    let (one, other) = (instance(1), instance(2));
-    let epoch = bed.store.lead("cron", &one, hold).await.unwrap().unwrap();
-    bed.store.resign("cron", &other).await.unwrap();
-    bed.store.resign("else", &one).await.unwrap();
-    assert_eq!(
-        bed.store.lead("cron", &other, hold).await.unwrap(),
-        None,
-        "neither was its own"
-    );
-    bed.store.resign("cron", &one).await.unwrap();
-    assert_eq!(
-        bed.store.lead("cron", &other, hold).await.unwrap(),
-        Some(epoch + 1)
-    );
+    let lead = async |number| {
+        let (who, hold) = (instance(number), Duration::from_secs(10));
+        bed.store.lead("cron", &who, hold).await.unwrap()
+    };
+    let resign = async |name, number| bed.store.resign(name, &instance(number)).await.unwrap();
+    assert_eq!(lead(1).await, Some(1));
+    resign("cron", 2).await;
+    resign("else", 1).await;
+    assert_eq!(lead(2).await, None, "neither was its own");
+    resign("cron", 1).await;
+    assert_eq!(lead(2).await, Some(2));
 }
