@@ -375,6 +375,22 @@ async fn who_died_is_inspected_also_when_its_rental_ends_before_it_moves() {
 }
 
 #[tokio::test]
+async fn who_died_is_inspected_also_when_it_was_back_for_a_moment_before_its_rental_moved() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    bed.active(bed.alice, 1).await;
+    dies(&bed, nodes[0], 10).await;
+    assert_eq!(migrate(&bed, 23).await.degraded, 1);
+    answers(&bed.later(24), nodes[0]).await;
+    let silence = ProbeResult::NoAnswer("timed out".to_owned());
+    let store = bed.later(25);
+    store.record_probe(nodes[0], &silence).await.unwrap();
+    bed.add_nodes(1).await;
+    assert_eq!(migrate(&bed, 26).await.moving, 1);
+    assert_eq!(bed.node_state(nodes[0]), "suspect joining");
+    bed.check().await;
+}
+
+#[tokio::test]
 async fn our_own_outage_is_no_nodes_death_and_who_comes_back_later_gets_time() {
     let (bed, nodes) = Bed::with_nodes(7).await;
     bed.active(bed.alice, 4).await;

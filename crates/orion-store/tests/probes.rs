@@ -5,6 +5,7 @@ mod support;
 
 use orion_core::NodeId;
 use orion_store::*;
+use support::moves::dies;
 use support::{Bed, bare_beat, host_key};
 
 async fn probed(bed: &Bed, second: i64, node: NodeId, result: &ProbeResult) {
@@ -15,6 +16,19 @@ async fn probed(bed: &Bed, second: i64, node: NodeId, result: &ProbeResult) {
 async fn beats(bed: &Bed, second: i64, node: NodeId) {
     let store = bed.later(second);
     store.beat_many(&[bare_beat(node)], None).await.unwrap();
+}
+
+/// The first node moves to where the second one was.
+async fn takes_the_address_of_the_second(bed: &Bed, second: i64, first: NodeId) {
+    let targets = bed.store.probe_targets().await.unwrap();
+    let taken = targets[1].contact.clone().unwrap();
+    bed.register(1, taken.port).await;
+    let claim = AddressClaim {
+        contact: taken.clone(),
+        client: taken,
+    };
+    let proven = bed.later(second).confirm_address(first, &claim).await;
+    assert!(proven.unwrap());
 }
 
 fn no_answer() -> ProbeResult {
@@ -92,20 +106,22 @@ async fn a_node_whose_address_shows_another_key_is_dead_when_its_agent_is_silent
 #[tokio::test]
 async fn a_node_that_lost_its_address_to_another_is_dead_when_its_agent_is_silent_too() {
     let (bed, nodes) = Bed::with_nodes(3).await;
-    let taken = bed.store.probe_targets().await.unwrap()[1].contact.clone();
-    let taken = taken.unwrap();
-    bed.register(1, taken.port).await;
-    let claim = AddressClaim {
-        contact: taken.clone(),
-        client: taken,
-    };
-    let proven = bed.later(100).confirm_address(nodes[0], &claim).await;
-    assert!(proven.unwrap());
+    takes_the_address_of_the_second(&bed, 100, nodes[0]).await;
     bed.later(109).migrate(10).await.unwrap();
     assert_eq!(bed.node_state(nodes[1]), "suspect ready");
     bed.later(110).migrate(10).await.unwrap();
     assert_eq!(bed.node_state(nodes[1]), "dead joining");
     assert_eq!(bed.node_state(nodes[0]), "alive ready");
+}
+
+#[tokio::test]
+async fn who_is_dead_does_not_die_again_when_another_gets_its_address() {
+    let (bed, nodes) = Bed::with_nodes(3).await;
+    dies(&bed, nodes[1], 0).await;
+    takes_the_address_of_the_second(&bed, 100, nodes[0]).await;
+    bed.later(111).migrate(10).await.unwrap();
+    assert_eq!(bed.node_state(nodes[1]), "dead joining");
+    assert_eq!(bed.one("SELECT MAX(deaths) FROM nodes"), "1");
 }
 
 #[tokio::test]
