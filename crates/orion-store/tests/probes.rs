@@ -21,7 +21,7 @@ async fn beats(bed: &Bed, second: i64, node: NodeId) {
 /// The first node moves to where the second one was.
 async fn takes_the_address_of_the_second(bed: &Bed, second: i64, first: NodeId) {
     let targets = bed.store.probe_targets().await.unwrap();
-    let taken = targets[1].contact.clone().unwrap();
+    let taken = targets.get(1).unwrap().contact.clone().unwrap();
     bed.register(1, taken.port).await;
     let claim = AddressClaim {
         contact: taken.clone(),
