@@ -30,7 +30,11 @@ pub(crate) async fn watch(
             _ = looks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        match store.watch_clock(leader.epoch().is_some()).await {
+        let looked = match leader.lead() {
+            Some(lead) => store.leading(lead).watch_clock(true).await,
+            None => store.watch_clock(false).await,
+        };
+        match looked {
             // Said once: parts of a second come and go.
             Ok(Some(step)) if said.is_none_or(|said| differ(said, step)) => {
                 ready.set_not_ready(COMPONENT, what_to_do(step));

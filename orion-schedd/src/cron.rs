@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use orion_core::UtcTime;
+use orion_store::Lead;
 use serde::Serialize;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::sync::mpsc;
@@ -82,7 +83,8 @@ impl JobBook {
                 (job.name().to_owned(), page)
             })
             .collect();
-        serde_json::json!({"leads": leader.epoch().is_some(), "epoch": leader.epoch(), "jobs": jobs})
+        let epoch = leader.lead().map(Lead::epoch);
+        serde_json::json!({"leads": epoch.is_some(), "epoch": epoch, "jobs": jobs})
     }
 
     /// Takes the job's slot; false when it is taken.
@@ -189,17 +191,17 @@ impl Cron {
 
     /// Starts the job in its slot, or counts why not.
     fn tick(&self, job: Job) {
-        if self.leader.epoch().is_none() {
+        let Some(lead) = self.leader.lead() else {
             self.context.forget_alarms();
             return self.metrics.job_ticked(job.name(), "not_leader");
-        }
+        };
         if !self.book.begin(job) {
             return self.metrics.job_ticked(job.name(), "skipped");
         }
         let cron = self.clone();
         tokio::spawn(async move {
             let start = Instant::now();
-            let result = cron.guarded(job).await;
+            let result = cron.guarded(job, lead).await;
             let word = if result.is_ok() { "done" } else { "failed" };
             cron.metrics.job_ticked(job.name(), word);
             cron.book.end(job, start.elapsed(), result);
@@ -207,8 +209,8 @@ impl Cron {
     }
 
     /// One tick, whatever happens in it.
-    async fn guarded(&self, job: Job) -> Result<Counts, String> {
-        let context = self.context.clone();
+    async fn guarded(&self, job: Job, lead: Lead) -> Result<Counts, String> {
+        let context = self.context.leading(lead);
         let mut task = tokio::spawn(async move { job.run(&context).await });
         let error = match timeout(LIMIT, &mut task).await {
             Ok(Ok(Ok(counts))) => return Ok(counts),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use orion_core::NodeId;
-use orion_store::{Address, AddressClaim, ProbeResult, ProbeTarget, Store, StoreError};
+use orion_store::{Address, AddressClaim, Lead, ProbeResult, ProbeTarget, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -123,6 +123,14 @@ impl Prober {
             logins: Arc::default(),
             newcomers,
             metrics,
+        }
+    }
+
+    /// The same for the leader's work: what is met is recorded only while it leads.
+    pub(crate) fn leading(&self, lead: Lead) -> Self {
+        Self {
+            store: self.store.leading(lead),
+            ..self.clone()
         }
     }
 

@@ -297,8 +297,8 @@ async fn look_at_newcomers(
             () = newcomers.woken() => {}
             () = shutdown.cancelled() => return,
         }
-        if leader.epoch().is_some()
-            && let Err(error) = jobs::newcomers(&context).await
+        if let Some(lead) = leader.lead()
+            && let Err(error) = jobs::newcomers(&context.leading(lead)).await
         {
             tracing::debug!(%error, "newcomers wait for the next tick");
         }

@@ -195,6 +195,30 @@ async fn a_leader_that_stops_gives_the_lead_back() {
 }
 
 #[tokio::test]
+async fn an_instance_that_believes_it_still_leads_changes_nothing() {
+    let bed = Bed::new(1).await;
+    let daemon = bed.start(&bed.plan());
+    bed.all_ready().await;
+    let rental = bed.rented(1).await[0];
+    // Another instance leads, and this one learns of it only when it renews.
+    bed.db.sql(
+        "UPDATE leader SET holder = REPEAT('a', 32), epoch = epoch + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL 1 HOUR; \
+         UPDATE rentals SET leased_from = UTC_TIMESTAMP(6) - INTERVAL 2 HOUR, leased_until = UTC_TIMESTAMP(6) - INTERVAL 1 HOUR",
+    );
+    wait_until_async("it leads no more", PATIENCE, || async {
+        let (_, page) = ops_page(&daemon, "/jobs").await;
+        if page["leads"] == false {
+            Ok(())
+        } else {
+            Err(page)
+        }
+    })
+    .await;
+    let state = format!("SELECT state FROM rentals WHERE id = {rental}");
+    assert_eq!(bed.db.sql_one(&state), "active");
+}
+
+#[tokio::test]
 async fn an_ansible_that_does_not_work_is_not_started_in_a_loop() {
     let bed = Bed::new(1).await;
     let mut plan = bed.plan();

@@ -25,6 +25,9 @@ pub enum StoreError {
     /// Other transactions kept winning.
     #[error("gave up after {0} attempts against concurrent transactions")]
     Contention(u32),
+    /// The work is the leader's, and another instance leads by now.
+    #[error("another instance leads the jobs")]
+    NotLeading,
     /// A setting can't be used.
     #[error("{0}")]
     Settings(String),
@@ -35,7 +38,7 @@ impl StoreError {
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::TimedOut | Self::Contention(_) => true,
-            Self::Query(_) | Self::Corrupt { .. } | Self::Settings(_) => false,
+            Self::Query(_) | Self::Corrupt { .. } | Self::NotLeading | Self::Settings(_) => false,
         }
     }
 

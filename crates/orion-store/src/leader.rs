@@ -1,7 +1,7 @@
-//! Which orion-schedd leads the cron jobs.
+//! Which orion-schedd leads the cron jobs, and that nobody else writes what only the leader may.
 
 use crate::row::column;
-use crate::tx::{Finish, unit};
+use crate::tx::{Finish, Tx, unit};
 use crate::{Store, StoreError};
 use std::time::Duration;
 
@@ -27,17 +27,32 @@ impl std::fmt::Display for InstanceId {
     }
 }
 
+/// The row's name.
+const JOBS: &str = "jobs";
+
+/// The right to write what only the leader of the jobs may, until another instance has the lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lead {
+    epoch: u64,
+}
+
+impl Lead {
+    /// Counts how often the lead has passed from one instance to another.
+    pub fn epoch(self) -> u64 {
+        self.epoch
+    }
+}
+
 impl Store {
-    /// Takes or renews the lead called `name` for `hold`, and tells its epoch; `None` while somebody else has it.
+    /// Takes or renews the lead for `hold`; `None` while another instance has it.
     ///
     /// # Errors
     /// When the database is away.
     pub async fn lead(
         &self,
-        name: &str,
         instance: &InstanceId,
         hold: Duration,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> Result<Option<Lead>, StoreError> {
         unit!(self, |tx| {
             let now = tx.now;
             let until = now + hold;
@@ -45,7 +60,7 @@ impl Store {
                 instance.as_str(),
                 instance.as_str(),
                 until,
-                name,
+                JOBS,
                 instance.as_str(),
                 now,
             );
@@ -60,37 +75,62 @@ impl Store {
                 tx.change(
                     "INSERT INTO leader (name, holder, epoch, expires_at) VALUES (?, ?, 1, ?) \
                      ON DUPLICATE KEY UPDATE epoch = epoch",
-                    (name, instance.as_str(), until),
+                    (JOBS, instance.as_str(), until),
                 )
                 .await?;
             }
-            let epoch = match tx
+            let lead = match tx
                 .first(
                     "SELECT epoch FROM leader WHERE name = ? AND holder = ?",
-                    (name, instance.as_str()),
+                    (JOBS, instance.as_str()),
                 )
                 .await?
             {
-                Some(mut row) => Some(column(&mut row, "epoch")?),
+                Some(mut row) => Some(Lead {
+                    epoch: column(&mut row, "epoch")?,
+                }),
                 None => None,
             };
-            Finish::Commit(epoch)
+            Finish::Commit(lead)
         })
     }
 
-    /// Gives the lead called `name` back where `instance` has it: who asks next has it at once.
+    /// The same database for the leader's work: every transaction fails with `NotLeading` once another instance leads.
+    /// An instance that was suspended, and believes that it still leads, so changes nothing.
+    #[must_use]
+    pub fn leading(&self, lead: Lead) -> Self {
+        Self {
+            lead: Some(lead),
+            ..self.clone()
+        }
+    }
+
+    /// Gives the lead back where `instance` has it: who asks next has it at once.
     ///
     /// # Errors
     /// When the database is away; the lead is free when its time is over.
-    pub async fn resign(&self, name: &str, instance: &InstanceId) -> Result<(), StoreError> {
+    pub async fn resign(&self, instance: &InstanceId) -> Result<(), StoreError> {
         unit!(self, |tx| {
             let now = tx.now;
             tx.change(
                 "UPDATE leader SET expires_at = ? WHERE name = ? AND holder = ?",
-                (now, name, instance.as_str()),
+                (now, JOBS, instance.as_str()),
             )
             .await?;
             Finish::Commit(())
         })
+    }
+}
+
+impl Tx {
+    /// Keeps the lead from passing to another instance before the transaction ends.
+    pub(crate) async fn hold_lead(&mut self, lead: Lead) -> Result<(), StoreError> {
+        self.first(
+            "SELECT epoch FROM leader WHERE name = ? AND epoch = ? LOCK IN SHARE MODE",
+            (JOBS, lead.epoch),
+        )
+        .await?
+        .map(drop)
+        .ok_or(StoreError::NotLeading)
     }
 }

@@ -3,9 +3,10 @@
 //! Nothing here knows HTTP, SSH or Ansible. A state changes only in a function that names the state it comes from,
 //! and the changed-row count decides who won.
 //!
-//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs, migration; the row of `clock`
-//! is locked first, by those alone that change it. Whatever touches a
-//! rental locks its request row first, so results, releases and deadlines of one request queue up behind each other.
+//! **Lock order**, for every transaction: users, requests, rentals, accounts, nodes (by id), runs, migration. The leader's
+//! transactions lock its row before all else, shared; the row of `clock` comes next, locked by those alone that change it.
+//! Whatever touches a rental locks its request row first, so results, releases and deadlines of one request queue up behind
+//! each other.
 
 mod agents;
 mod beats;
@@ -43,7 +44,7 @@ pub use debts::{DebtAlarm, Debts};
 pub use error::StoreError;
 pub use jobs::Reconciled;
 pub use join_tokens::{JoinTokenOrder, Revocation, TokenFault};
-pub use leader::InstanceId;
+pub use leader::{InstanceId, Lead};
 pub use migrate::{Drain, Migrated};
 pub use nodes::{Approval, Forget, Unquarantine};
 pub use pool::{DatabaseSettings, Store};

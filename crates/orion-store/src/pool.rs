@@ -2,6 +2,7 @@
 
 use crate::StoreError;
 use crate::clock::ClockWatch;
+use crate::leader::Lead;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 use secrecy::{ExposeSecret, SecretString};
@@ -72,6 +73,8 @@ pub struct Store {
     pub(crate) elapsed_offset_us: i64,
     /// Whether a rental gets back the time in which its node was dead.
     pub(crate) compensates: bool,
+    /// Without which nothing is done, where the work is the leader's.
+    pub(crate) lead: Option<Lead>,
 }
 
 /// Run at each new connection. The server's own limits end a statement that hangs; 3 s of lock wait and 8 s of statement
@@ -120,6 +123,7 @@ impl Store {
             clock_offset_us: 0,
             elapsed_offset_us: 0,
             compensates: false,
+            lead: None,
         })
     }
 

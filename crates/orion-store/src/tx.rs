@@ -62,6 +62,9 @@ impl Store {
             step: None,
             reading,
         };
+        if let Some(lead) = self.lead {
+            tx.hold_lead(lead).await?;
+        }
         if self.clock.agree(&reading).is_none() {
             let row = tx.clock_row("").await?;
             let judged = self.clock.judge(&reading, row.as_ref());

@@ -306,7 +306,7 @@ async fn nothing_waits_for_a_time_that_an_accepted_clock_has_taken_back() {
     assert_eq!(bed.claim(RunKind::Provision).await.len(), 1);
     let (one, other) = (instance(1), instance(2));
     let hold = Duration::from_secs(15);
-    assert!(bed.store.lead("jobs", &one, hold).await.unwrap().is_some());
+    assert!(bed.store.lead(&one, hold).await.unwrap().is_some());
     let wrong = bed.stepped(1, -TWO_HOURS);
     assert!(wrong.accept_clock().await.unwrap());
 
@@ -317,13 +317,9 @@ async fn nothing_waits_for_a_time_that_an_accepted_clock_has_taken_back() {
         "the next attempt"
     );
     assert_eq!(store.reconcile().await.unwrap().undone, [opened.id]);
-    assert_eq!(
-        store.lead("jobs", &other, hold).await.unwrap(),
-        None,
-        "held"
-    );
+    assert_eq!(store.lead(&other, hold).await.unwrap(), None, "held");
     let store = bed.stepped(20, -TWO_HOURS);
-    assert!(store.lead("jobs", &other, hold).await.unwrap().is_some());
+    assert!(store.lead(&other, hold).await.unwrap().is_some());
     assert_eq!(store.reconcile().await.unwrap().requeued, 1, "given back");
     assert_eq!(
         bed.one("SELECT COUNT(*) FROM runs WHERE state = 'claimed'"),

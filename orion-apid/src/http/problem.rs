@@ -121,9 +121,7 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        // Contention heals by itself, like an absent database and unlike a bug.
-        let passing = error.is_unavailable() || matches!(error, StoreError::Contention(_));
-        if passing {
+        if error.is_unavailable() {
             Self::database_down(error)
         } else {
             Self::internal(error)

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orion_daemon::Readiness;
-use orion_store::{Store, StoreError};
+use orion_store::{Lead, Store, StoreError};
 
 pub(crate) use grace::Grace;
 pub(crate) use health_check::Ticks;
@@ -51,6 +51,15 @@ pub(crate) struct JobContext {
 }
 
 impl JobContext {
+    /// The same for the leader's work.
+    pub(crate) fn leading(&self, lead: Lead) -> Self {
+        Self {
+            store: self.store.leading(lead),
+            prober: self.prober.leading(lead),
+            ..self.clone()
+        }
+    }
+
     /// Only the leader knows of these; an instance that leads no more must not go on saying what it saw.
     pub(crate) fn forget_alarms(&self) {
         self.ready
