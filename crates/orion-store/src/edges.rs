@@ -47,6 +47,11 @@ pub(crate) struct HeldAccount {
     pub(crate) epoch: u64,
 }
 
+/// A node `n` that may be leased now. Two parameters, each the time: a `held_until` further ahead than nodes are ever held
+/// was written by a clock that was wrong.
+pub(crate) const MAY_BE_LEASED: &str = "n.availability = 'ready' AND n.status = 'alive' AND n.draining = FALSE AND n.forgotten_at IS NULL \
+     AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR)";
+
 impl Tx {
     pub(crate) async fn event(
         &mut self,

@@ -1,6 +1,6 @@
 //! Rent: n ready nodes, all or nothing, in one transaction; then the request's way to its one decision.
 
-use crate::edges::HeldAccount;
+use crate::edges::{HeldAccount, MAY_BE_LEASED};
 use crate::row::{Address, address, column, instant_or_null, word, word_or_null};
 use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
@@ -397,9 +397,7 @@ impl Tx {
         let around = count.max(CANDIDATES_AROUND);
         let free = |side: &str| {
             format!(
-                "(SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
-                 AND n.draining = FALSE AND n.id {side} AND n.forgotten_at IS NULL \
-                 AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
+                "(SELECT n.id FROM nodes n WHERE {MAY_BE_LEASED} AND n.id {side} AND NOT EXISTS \
                  (SELECT 1 FROM accounts a JOIN rentals r ON r.id = a.rental_id \
                   WHERE r.request_id = ? AND a.node_id = n.id) ORDER BY n.id"
             )
@@ -412,7 +410,7 @@ impl Tx {
                     "SELECT id FROM ({above} LIMIT ?) UNION ALL {below} DESC LIMIT ?)) AS around ORDER BY RAND() LIMIT ?"
                 ),
                 (
-                    place, now, now, request, around, place, now, now, request, around, count,
+                    now, now, place, request, around, now, now, place, request, around, count,
                 ),
             )
             .await?;

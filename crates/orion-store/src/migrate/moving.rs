@@ -1,7 +1,7 @@
 //! One rental's move: another node is taken, and its account takes the old one's place.
 
 use super::degraded::Back;
-use crate::edges::{About, HeldAccount};
+use crate::edges::{About, HeldAccount, MAY_BE_LEASED};
 use crate::row::{column, word};
 use crate::tx::{Finish, Tx, unit};
 use crate::{Store, StoreError};
@@ -214,11 +214,9 @@ impl Tx {
         let lately = now - Duration::from_secs(u64::from(FAILED_LATELY_S));
         let found = self
             .first(
-                "SELECT n.id FROM nodes n WHERE n.availability = 'ready' AND n.status = 'alive' \
-                 AND n.draining = FALSE AND n.forgotten_at IS NULL \
-                 AND (n.held_until IS NULL OR n.held_until <= ? OR n.held_until > ? + INTERVAL 1 HOUR) AND NOT EXISTS \
+                &format!("SELECT n.id FROM nodes n WHERE {MAY_BE_LEASED} AND NOT EXISTS \
                  (SELECT 1 FROM runs u JOIN accounts a ON a.id = u.account_id WHERE a.rental_id = ? AND u.node_id = n.id \
-                  AND u.kind = 'provision' AND u.state = 'failed' AND u.outcome <> 'superseded' AND u.finished_at BETWEEN ? AND ?) ORDER BY RAND() LIMIT 1",
+                  AND u.kind = 'provision' AND u.state = 'failed' AND u.outcome <> 'superseded' AND u.finished_at BETWEEN ? AND ?) ORDER BY RAND() LIMIT 1"),
                 (now, now, rental.0, lately, now),
             )
             .await?;
