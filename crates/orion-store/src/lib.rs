@@ -29,6 +29,7 @@ mod register;
 mod rent;
 mod rentals;
 mod reports;
+mod requests;
 mod reset;
 mod row;
 mod runs;
@@ -51,12 +52,10 @@ pub use pool::{DatabaseSettings, Store};
 pub use probes::{AddressClaim, ProbeResult, ProbeTarget};
 pub use record::{Recorded, RunReport};
 pub use register::{Admission, Refusal, Registered, Registration, SignedBy};
-pub use rent::{
-    IdempotencyKey, KnownRequest, OpenedRequest, RentDecision, RentOrder, RequestRental,
-    RequestView,
-};
+pub use rent::{IdempotencyKey, KnownRequest, OpenedRequest, RentDecision, RentOrder};
 pub use rentals::{Extension, Release};
 pub use reports::AccountsReport;
+pub use requests::{RequestRental, RequestView};
 pub use row::Address;
 pub use runs::{ClaimedAccount, ClaimedRun};
 pub use schema::{AppliedSchema, SchemaFit};
