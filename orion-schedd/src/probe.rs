@@ -210,6 +210,7 @@ impl Prober {
             | Dial::Refused(_)
             | Dial::OtherKey(_)
             | Dial::FirstKey(_)
+            | Dial::TurnedAway(_)
             | Dial::NoAnswer(_)
             | Dial::Forbidden(_) => met,
         }
@@ -229,6 +230,7 @@ impl Prober {
                 return self.logins.record(&self.store, node).await;
             }
             Dial::Refused(reason) => ProbeResult::Refused(reason.clone()),
+            Dial::TurnedAway(said) => ProbeResult::Refused(format!("sshd says: {said}")),
             Dial::NoAnswer(reason) => ProbeResult::NoAnswer(reason.clone()),
             Dial::OtherKey(key) => ProbeResult::WrongHostKey(key.clone()),
             Dial::FirstKey(key) => return self.pin(node, key).await,
@@ -263,6 +265,8 @@ impl Prober {
                 self.store.refuse_address(node, claim, reason).await
             }
             Dial::FirstKey(key) => self.pin(node, key).await,
+            // Whose sshd it is shows later.
+            Dial::TurnedAway(_) => Ok(()),
             // Nobody there: the claim stays a claim.
             Dial::NoAnswer(reason) => self.store.refuse_address(node, claim, reason).await,
             Dial::Forbidden(reason) => {

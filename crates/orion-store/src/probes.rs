@@ -46,7 +46,7 @@ pub enum ProbeResult {
     NoAnswer(String),
     /// Another host key, `type base64`. A node whose agent is silent, too, is not there any more.
     WrongHostKey(String),
-    /// The pinned host key, and no login. Somebody is there: not dead.
+    /// The pinned host key, and no login; or an sshd that turns connections away for now. Somebody is there: not dead.
     Refused(String),
 }
 

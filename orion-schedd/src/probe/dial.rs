@@ -11,7 +11,7 @@ use russh::client::{AuthResult, Config, Handle, Handler};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, compression, kex};
-use tokio::io::BufReader;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -29,6 +29,8 @@ pub(crate) enum Dial {
     OtherKey(String),
     /// The key of a node that has none pinned yet.
     FirstKey(String),
+    /// An sshd that turns connections away before it shows its key; what it says.
+    TurnedAway(&'static str),
     /// Nobody, or nobody in time; why.
     NoAnswer(String),
     /// Not dialled: no worker may be there; why.
@@ -43,6 +45,7 @@ impl Dial {
             Self::Refused(_) => "refused",
             Self::OtherKey(_) => "other_key",
             Self::FirstKey(_) => "first_key",
+            Self::TurnedAway(_) => "turned_away",
             Self::NoAnswer(_) => "no_answer",
             Self::Forbidden(_) => "forbidden",
         }
@@ -64,6 +67,18 @@ const CONNECT: Duration = Duration::from_secs(4);
 
 /// Bytes: more than the longest packet of a login.
 const READ_AHEAD: usize = 4096;
+
+/// What OpenSSH says in place of its version when it has too many logins under way (`MaxStartups`), and when it penalises
+/// where a connection comes from (`PerSourcePenalties`). It hangs up then.
+const TURNED_AWAY: [&str; 2] = ["Exceeded MaxStartups", "Not allowed at this time"];
+
+/// How a connection ended that nothing went wrong with.
+enum Login {
+    /// The public half of the key that was let in.
+    With(String),
+    NotAccepted,
+    TurnedAway(&'static str),
+}
 
 /// The host key types that can be checked here, strongest habit first. RSA can't: a node with nothing else does not
 /// answer.
@@ -143,8 +158,11 @@ impl Dialler {
                     expected: false,
                 }),
             ) => Dial::OtherKey(key.clone()),
-            (Ok(Ok(Some(key))), Some(_)) => Dial::LoggedIn(key),
-            (Ok(Ok(_)), _) => Dial::Refused("the pool's key is not accepted".to_owned()),
+            (Ok(Ok(Login::With(key))), _) => Dial::LoggedIn(key),
+            (Ok(Ok(Login::NotAccepted)), _) => {
+                Dial::Refused("the pool's key is not accepted".to_owned())
+            }
+            (Ok(Ok(Login::TurnedAway(said))), _) => Dial::TurnedAway(said),
             (Ok(Err(error)), Some(_)) => Dial::Refused(error.to_string()),
             (Err(_), Some(_)) => {
                 Dial::Refused(format!("no login within {} s", self.timeout.as_secs()))
@@ -156,27 +174,33 @@ impl Dialler {
         }
     }
 
-    /// The public half of the key that was let in.
     async fn login(
         &self,
         place: (&str, u16),
         config: Config,
         handler: Check,
-    ) -> Result<Option<String>, russh::Error> {
+    ) -> Result<Login, russh::Error> {
         let connecting = timeout(CONNECT, TcpStream::connect(place)).await;
         let stream = connecting.map_err(|_| std::io::Error::from(ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         // russh reads a packet's length, and then the packet: each would be a call to the kernel.
-        let stream = BufReader::with_capacity(READ_AHEAD, stream);
+        let mut stream = BufReader::with_capacity(READ_AHEAD, stream);
+        let greeting = stream.fill_buf().await?;
+        if let Some(said) = TURNED_AWAY
+            .into_iter()
+            .find(|said| greeting.starts_with(said.as_bytes()))
+        {
+            return Ok(Login::TurnedAway(said));
+        }
         let mut session: Handle<Check> =
             russh::client::connect_stream(Arc::new(config), stream, handler).await?;
-        let mut used = None;
+        let mut end = Login::NotAccepted;
         for (key, public) in &self.keys {
             let login = session
                 .authenticate_publickey(&self.user, key.clone())
                 .await?;
             if matches!(login, AuthResult::Success) {
-                used = Some(public.clone());
+                end = Login::With(public.clone());
                 break;
             }
         }
@@ -185,7 +209,7 @@ impl Dialler {
             .disconnect(Disconnect::ByApplication, "", "")
             .await
             .unwrap_or_default();
-        Ok(used)
+        Ok(end)
     }
 
     /// Types that are pinned come first, so that a server with keys of several types shows one that can be compared.
@@ -256,6 +280,7 @@ mod tests {
     use orion_testkit::{BlackHole, Worker, Workers};
     use std::net::TcpListener;
     use std::path::Path;
+    use tokio::io::AsyncWriteExt;
 
     /// Dials with the keys at that place; `localhost` is allowed by its name.
     fn dialler_with(pool_key: &Path) -> Dialler {
@@ -405,6 +430,24 @@ mod tests {
             matches!(&met, Dial::NoAnswer(reason) if reason.contains("nothing within")),
             "{met:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_sshd_that_turns_connections_away_is_not_silent() {
+        let workers = Workers::new(1);
+        let pinned = [workers[0].host_key().to_owned()];
+        for said in TURNED_AWAY {
+            let listener = tokio::net::TcpListener::bind("localhost:0").await.unwrap();
+            let place = at(listener.local_addr().unwrap().port());
+            let sshd = tokio::spawn(async move {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let line = format!("{said}\r\n");
+                connection.write_all(line.as_bytes()).await.unwrap();
+            });
+            let met = dialler(&workers).dial(&place, &pinned).await;
+            assert_eq!(met, Dial::TurnedAway(said));
+            sshd.await.unwrap();
+        }
     }
 
     #[tokio::test]
