@@ -1,26 +1,18 @@
 //! The administrator's commands.
 
-use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
-use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use orion_core::{Password, Role, UserName};
-use orion_daemon::{
-    ConfigArgs, KeyId, Keyring, SecretError, Settings, generate_key_line, secret_file,
-    write_secret_new,
-};
-use orion_store::{DatabaseSettings, Raise, bootstrap};
+use orion_daemon::ConfigArgs;
+use orion_store::{DatabaseSettings, Raise};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use rustix::fs::{FlockOperation, flock};
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::auth::password::PasswordHasher;
 use crate::config::ApidSettings;
-use crate::serve::{open, signing_keys};
+use crate::serve::open;
 
 /// Orion's REST API: decides, records, answers.
 #[derive(Debug, Parser)]
@@ -107,158 +99,6 @@ pub(crate) async fn schema(
     ))
 }
 
-/// `orion-apid init`
-pub(crate) async fn init(
-    settings: &ApidSettings,
-    uid_base: u32,
-    database: &DatabaseArgs,
-) -> anyhow::Result<()> {
-    let admin = database.apply(&settings.database);
-    bootstrap::init(&admin, &settings.database.name, uid_base).await?;
-    say(&format!("database {} is there", settings.database.name))?;
-    for path in [
-        &settings.auth.jwt_keys_file,
-        &settings.rent.server_keys_file,
-        &settings.registration.signing_keys_file,
-    ] {
-        match new_secret(path) {
-            Ok(()) => say(&format!("{} written", path.display()))?,
-            Err(SecretError::Exists(_)) => say(&format!("{} is there", path.display()))?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Writes a file with one new key, in a directory that only its owner enters. As root both go to the daemon's user.
-fn new_secret(path: &Path) -> Result<(), SecretError> {
-    let unwritable = |path: &Path| {
-        let path = path.to_owned();
-        move |error| SecretError::Unwritable(path, error)
-    };
-    let owner = daemon_owner();
-    let give = |path: &Path| match owner {
-        Some((uid, gid)) => lchown(path, Some(uid), Some(gid)).map_err(unwritable(path)),
-        None => Ok(()),
-    };
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)
-            .map_err(unwritable(parent))?;
-        give(parent)?;
-    }
-    write_secret_new(path, new_key_line()?.expose_secret().as_bytes())?;
-    give(path)
-}
-
-/// A line with a new key under a name of its own.
-fn new_key_line() -> Result<SecretString, SecretError> {
-    let mut id = [0; 4];
-    getrandom::fill(&mut id).map_err(|error| SecretError::NoRandom(error.to_string()))?;
-    let id = KeyId::new(&format!("k{:08x}", u32::from_be_bytes(id)));
-    let id = id.ok_or_else(|| SecretError::NoRandom("a key id".to_owned()))?;
-    generate_key_line(&id)
-}
-
-/// Puts another text in a secret file's place, with its owner; a crash leaves the old file or the new one.
-fn replace_secret(path: &Path, text: &SecretString) -> anyhow::Result<()> {
-    let metadata = fs::metadata(path)?;
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = Path::new(&new);
-    match fs::remove_file(new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
-    write_secret_new(new, text.expose_secret().as_bytes())?;
-    lchown(new, Some(metadata.uid()), Some(metadata.gid()))?;
-    fs::rename(new, path)?;
-    if let Some(parent) = path.parent() {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Held while the keys' directory is changed: two of these commands at once would write the same file.
-fn lock_directory(file: &Path) -> anyhow::Result<File> {
-    let parent = file.parent().context("the file is in no directory")?;
-    let directory = File::open(parent).with_context(|| parent.display().to_string())?;
-    flock(&directory, FlockOperation::NonBlockingLockExclusive)
-        .context("another command works on the keys")?;
-    Ok(directory)
-}
-
-const RESTART: &str =
-    "now restart orion-apid, on every host that has one (each with this same file)";
-
-/// `orion-apid rotate-signing-key`: answers are signed with all keys of the file, so agents that know the old one believe
-/// the answer that tells them the new one.
-pub(crate) fn rotate_signing_key(settings: &ApidSettings) -> anyhow::Result<()> {
-    let path = &settings.registration.signing_keys_file;
-    let _lock = lock_directory(path)?;
-    let keys = signing_keys(&Keyring::load(path)?)?;
-    if keys.len() > 1 {
-        bail!(
-            "there are {} signing keys already: retire-signing-key comes first",
-            keys.len()
-        );
-    }
-    let text = format!(
-        "{}{}\n",
-        new_key_line()?.expose_secret(),
-        secret_file(path)?.expose_secret()
-    );
-    replace_secret(path, &SecretString::from(text))?;
-    say(&format!(
-        "{} has a new key on top; {RESTART}",
-        path.display()
-    ))
-}
-
-/// `orion-apid retire-signing-key`
-pub(crate) async fn retire_signing_key(
-    settings: &ApidSettings,
-    database: &DatabaseArgs,
-) -> anyhow::Result<()> {
-    let path = &settings.registration.signing_keys_file;
-    let _lock = lock_directory(path)?;
-    let keys = signing_keys(&Keyring::load(path)?)?;
-    let (Some(newest), true) = (keys.first(), keys.len() > 1) else {
-        return say("there is one signing key; nothing is to be retired");
-    };
-    let store = open(&database.apply(&settings.database))?;
-    let behind = store
-        .nodes_that_believe_another_key(&newest.public())
-        .await?;
-    let lines = store.join_tokens_for_another_key(&newest.public()).await?;
-    store.close().await?;
-    if !lines.is_empty() {
-        let ids: Vec<String> = lines.iter().map(ToString::to_string).collect();
-        bail!(
-            "join lines with the older key may still be used: revoke these join tokens, or wait until they expire: {}",
-            ids.join(", ")
-        );
-    }
-    if !behind.is_empty() {
-        bail!(
-            "these nodes have not heard of the newest key yet: {}; is orion-apid restarted, do their agents run?",
-            behind.join(", ")
-        );
-    }
-    let text = secret_file(path)?;
-    let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
-    let first = text.expose_secret().lines().map(str::trim).find(is_key);
-    let first = first.context("the file has no key")?;
-    replace_secret(path, &SecretString::from(format!("{first}\n")))?;
-    say(&format!(
-        "{} has its newest key alone; {RESTART}",
-        path.display()
-    ))
-}
-
 /// `orion-apid raise-counter`
 pub(crate) async fn raise_counter(
     settings: &ApidSettings,
@@ -278,19 +118,6 @@ pub(crate) async fn raise_counter(
             "{hostname} reports UID {uid}, which is too high to be believed; delete that node first; nothing was changed"
         ),
     }
-}
-
-/// UID and GID of the daemon's system user; `None` where there is none, or we could not give files away.
-fn daemon_owner() -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let line = users
-        .lines()
-        .find_map(|line| line.strip_prefix(ApidSettings::NAME)?.strip_prefix(':'))?;
-    let mut fields = line.split(':').skip(1);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// `orion-apid create-admin NAME`
@@ -337,7 +164,11 @@ fn read_password() -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn say(line: &str) -> anyhow::Result<()> {
+/// Says it to the administrator.
+///
+/// # Errors
+/// When nobody listens any more.
+pub(crate) fn say(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 

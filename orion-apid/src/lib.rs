@@ -8,11 +8,13 @@ pub mod commands;
 pub mod config;
 pub mod health;
 pub mod http;
+mod init;
 pub mod join_tokens;
 pub mod metrics;
 pub mod nodes;
 pub mod rentals;
 pub mod reset;
+mod rotation;
 pub mod runs;
 pub mod schedd;
 mod serve;
@@ -35,11 +37,11 @@ pub fn main(arguments: Arguments) -> ExitCode {
             None | Some(Command::Serve) => serve::serve(settings).await,
             Some(Command::Schema { action }) => commands::schema(&settings, action).await,
             Some(Command::Init { uid_base, database }) => {
-                commands::init(&settings, uid_base, &database).await
+                init::init(&settings, uid_base, &database).await
             }
-            Some(Command::RotateSigningKey) => commands::rotate_signing_key(&settings),
+            Some(Command::RotateSigningKey) => rotation::rotate(&settings),
             Some(Command::RetireSigningKey(database)) => {
-                commands::retire_signing_key(&settings, &database).await
+                rotation::retire(&settings, &database).await
             }
             Some(Command::RaiseCounter(database)) => {
                 commands::raise_counter(&settings, &database).await

@@ -5,19 +5,13 @@
 //! is one rename, link or transaction, so wherever a command is ended, the daemon can work with what is there, and the same
 //! command again goes on from it.
 
-use std::fs::File;
-use std::path::Path;
-
-use anyhow::{Context, bail};
-use orion_daemon::write_secret_new;
+use anyhow::bail;
+use orion_daemon::KeyDirectory;
 use orion_store::{DatabaseSettings, Store};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-use secrecy::ExposeSecret;
 
 use crate::config::ScheddSettings;
-use crate::init::{give_to_daemon, new_key, remove_if_there, write_public};
-use crate::pool_keys::{PoolKey, beside, old_file, read_old};
+use crate::init::{new_key, write_public};
+use crate::pool_keys::{PoolKey, old_file, read_old};
 use crate::serve::database_password;
 
 const AFTER_ROTATING: &str = "Next: systemctl restart orion-schedd, on every host that runs it and with the same key \
@@ -32,11 +26,11 @@ const AFTER_RETIRING: &str = "Next: systemctl restart orion-schedd, so that the 
 /// When there is no key yet, or a file can't be written.
 pub fn rotate(settings: &ScheddSettings) -> anyhow::Result<String> {
     let file = &settings.ssh.pool_key_file;
-    let directory = Directory::lock(file)?;
+    let directory = KeyDirectory::lock(file)?;
     let current = PoolKey::read(file)?;
     match read_old(file)? {
         Some(old) if old.public != current.public => {
-            write_public(file, &current.private)?;
+            write_public(&directory, file, &current.private)?;
             let old = old_file(file);
             return Ok(format!(
                 "A rotation is under way: {} is still there, nothing was changed.\n{AFTER_ROTATING}",
@@ -47,12 +41,8 @@ pub fn rotate(settings: &ScheddSettings) -> anyhow::Result<String> {
         Some(_) => {}
         None => directory.link(file, &old_file(file))?,
     }
-    let new = beside(file, ".new");
-    remove_if_there(&new).with_context(|| new.display().to_string())?;
-    write_secret_new(&new, new_key()?.expose_secret().as_bytes())?;
-    give_to_daemon(&new)?;
-    directory.rename(&new, file)?;
-    let public = write_public(file, &PoolKey::read(file)?.private)?;
+    directory.replace(file, &new_key()?)?;
+    let public = write_public(&directory, file, &PoolKey::read(file)?.private)?;
     Ok(format!(
         "{} is a new key, {} its public half; the key before it is kept.\n{AFTER_ROTATING}",
         file.display(),
@@ -69,7 +59,7 @@ pub async fn retire(
     database_user: Option<&str>,
 ) -> anyhow::Result<String> {
     let file = &settings.ssh.pool_key_file;
-    let directory = Directory::lock(file)?;
+    let directory = KeyDirectory::lock(file)?;
     let current = PoolKey::read(file)?;
     let Some(old) = read_old(file)? else {
         return Ok("There is no old key: nothing to do.".to_owned());
@@ -89,8 +79,7 @@ pub async fn retire(
         );
     }
     let gone = old_file(file);
-    remove_if_there(&gone).with_context(|| gone.display().to_string())?;
-    directory.sync()?;
+    directory.remove(&gone)?;
     Ok(format!("{} is gone.\n{AFTER_RETIRING}", gone.display()))
 }
 
@@ -109,42 +98,11 @@ fn open(configured: &DatabaseSettings, user: Option<&str>) -> anyhow::Result<Sto
     Ok(Store::open(&settings, database_password(&settings)?)?)
 }
 
-/// The keys' directory, locked: one command at a time changes what is in it.
-struct Directory(File);
-
-impl Directory {
-    fn lock(file: &Path) -> anyhow::Result<Self> {
-        let path = file
-            .parent()
-            .context("ssh.pool_key_file is in no directory")?;
-        let directory = File::open(path).with_context(|| path.display().to_string())?;
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(directory)),
-            Err(Errno::WOULDBLOCK) => bail!("another command is changing the pool's keys"),
-            Err(error) => Err(error).with_context(|| path.display().to_string()),
-        }
-    }
-
-    fn link(&self, file: &Path, name: &Path) -> anyhow::Result<()> {
-        std::fs::hard_link(file, name).with_context(|| name.display().to_string())?;
-        self.sync()
-    }
-
-    fn rename(&self, file: &Path, name: &Path) -> anyhow::Result<()> {
-        std::fs::rename(file, name).with_context(|| name.display().to_string())?;
-        self.sync()
-    }
-
-    fn sync(&self) -> anyhow::Result<()> {
-        self.0.sync_all().context("the keys' directory")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::init::init;
-    use crate::pool_keys::PoolKeys;
+    use crate::pool_keys::{PoolKeys, beside};
     use orion_testkit::Scratch;
     use std::os::unix::fs::PermissionsExt;
 
@@ -206,7 +164,7 @@ mod tests {
     fn two_commands_at_once_do_not_meet() {
         let scratch = Scratch::new("rotate");
         let settings = settings(&scratch);
-        let first = Directory::lock(&settings.ssh.pool_key_file).unwrap();
+        let first = KeyDirectory::lock(&settings.ssh.pool_key_file).unwrap();
         let refused = rotate(&settings).unwrap_err();
         assert!(refused.to_string().contains("another command"), "{refused}");
         drop(first);

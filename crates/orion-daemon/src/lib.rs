@@ -38,6 +38,7 @@
 
 mod config;
 mod exit;
+mod key_file;
 mod keyring;
 mod log;
 mod notify;
@@ -50,6 +51,7 @@ mod shell;
 
 pub use config::{ConfigArgs, ConfigError, Fault, Faults, Loaded, Settings, load, load_from};
 pub use exit::{EXIT_CONFIG, EXIT_FAILURE, Misconfigured, Threads, run};
+pub use key_file::{KeyDirectory, make_key_file};
 pub use keyring::{Key, KeyId, Keyring, generate_key_line};
 pub use log::{LogFormat, LogSettings};
 pub use ops::{OpsPages, OpsSettings};
