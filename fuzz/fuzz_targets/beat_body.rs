@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use orion_apid::http::fields::Fields;
-use orion_apid::workers::beat_form;
+use orion_apid::workers::beat::beat_form;
 
 fuzz_target!(|body: &[u8]| {
     if let Ok(fields) = Fields::parse(body) {

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use orion_apid::http::fields::Fields;
-use orion_apid::workers::registration;
+use orion_apid::workers::register::registration;
 use orion_core::{AddressGuard, AddressRules};
 
 fuzz_target!(|body: &[u8]| {

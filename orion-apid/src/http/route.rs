@@ -136,8 +136,8 @@ pub const CLIENT_ROUTES: &[Route] = &[
 
 /// The agents' listener.
 pub const AGENT_ROUTES: &[Route] = &[
-    route!(POST "/api/workers/register" "register" Agent workers::register),
-    route!(POST "/api/workers/beat" "beat" Agent workers::beat),
+    route!(POST "/api/workers/register" "register" Agent workers::register::register),
+    route!(POST "/api/workers/beat" "beat" Agent workers::beat::beat),
 ];
 
 /// A table made ready for matching.
