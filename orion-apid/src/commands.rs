@@ -71,7 +71,7 @@ pub(crate) struct DatabaseArgs {
 
 impl DatabaseArgs {
     /// Over its socket MariaDB lets everybody in under their own name only, which for root is root.
-    fn apply(&self, configured: &DatabaseSettings) -> DatabaseSettings {
+    pub(crate) fn apply(&self, configured: &DatabaseSettings) -> DatabaseSettings {
         let over_socket = !configured.socket.as_os_str().is_empty();
         let user = match &self.database_user {
             Some(user) => user.clone(),
