@@ -41,6 +41,7 @@ faults=(
     an_extension_that_the_agent_learned_of_is_honoured
     access_ends_on_time_after_a_workers_reboot
     an_agent_that_stops_is_an_alarm_and_no_death
+    an_sshd_that_turns_connections_away_is_no_death
     a_draining_node_takes_no_new_rental
     two_fifths_of_the_nodes_really_die
     twenty_workers_die_each_of_them_fresh

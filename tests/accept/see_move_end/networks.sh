@@ -132,3 +132,33 @@ agent_is_back() {
     api GET /api/nodes
     [[ $(jq --arg name "${1#orion-lab-}" '.[] | select(.hostname == $name) | .agent.down_since' <<<"$BODY") == null ]]
 }
+
+# It does so before it shows its host key, and is not silent all the same.
+an_sshd_that_turns_connections_away_is_no_death() {
+    fresh_pool
+    rent 1
+    trap 'lets_in "$WORKER"' EXIT
+    # One login under way is too many, and one there is: nobody sends its name.
+    docker exec "$WORKER" sh -c 'echo "MaxStartups 1:100:1" >/etc/ssh/sshd_config.d/00-full.conf; systemctl reload ssh'
+    docker exec --detach "$WORKER" bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; echo $$ >/run/full.pid; exec sleep 110'
+    docker exec "$WORKER" systemctl stop orion-agentd
+    until_true 60 is_turned_away_from "$WORKER"
+    stays 45 node_is "$WORKER" suspect
+    nothing_has_moved
+    lets_in "$WORKER"
+    until_true 60 node_is "$WORKER" alive
+    client "$RENTAL" true
+    until_true 60 agent_is_back "$WORKER"
+    invariants
+}
+
+is_turned_away_from() {
+    [[ $(sql "SELECT CONCAT(status, ': ', status_reason) FROM nodes WHERE hostname = '${1#orion-lab-}' AND forgotten_at IS NULL") == \
+        "suspect: login refused: sshd says: Exceeded MaxStartups" ]]
+}
+
+lets_in() {
+    # shellcheck disable=SC2016 # for the shell over there
+    docker exec "$1" sh -c 'rm -f /etc/ssh/sshd_config.d/00-full.conf; systemctl reload ssh
+        [ ! -e /run/full.pid ] || kill "$(cat /run/full.pid)"; rm -f /run/full.pid; systemctl start orion-agentd'
+}
