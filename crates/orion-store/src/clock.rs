@@ -232,6 +232,8 @@ impl Store {
     /// When the database is away.
     pub async fn accept_clock(&self) -> Result<bool, StoreError> {
         unit!(self, |tx| {
+            // Changed at the end, and locked first, as by the leader's transactions.
+            tx.rows("SELECT name FROM leader FOR UPDATE", ()).await?;
             let row = tx.clock_row("FOR UPDATE").await?;
             let found = row.map(|row| ClockStep(row.step));
             let found = found.filter(|step| !step.0.is_zero());
