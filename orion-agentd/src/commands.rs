@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 use orion_core::JoinLine;
 use orion_daemon::{ConfigArgs, Threads};
 
-use crate::client::Endpoint;
 use crate::config::{AgentSettings, JoinSettings};
+use crate::endpoint::Endpoint;
 use crate::files;
 use crate::state::{self, Rotation};
 

@@ -8,7 +8,7 @@ use orion_daemon::{Faults, LogSettings, OpsSettings, SecretError, Settings, secr
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
-use crate::client::Endpoint;
+use crate::endpoint::Endpoint;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ mod clock;
 mod commands;
 mod config;
 mod countdown;
+mod endpoint;
 mod failure;
 mod files;
 mod heartbeat;
@@ -35,10 +36,10 @@ use std::time::Duration;
 
 use orion_daemon::{OpsPages, Registry, Shell};
 
-pub use client::Endpoint;
 pub use clock::{Clock, Now};
 pub use commands::main;
 pub use config::{Address, AgentSettings};
+pub use endpoint::Endpoint;
 pub use heartbeat::Agent;
 pub use lock::{Access, Ended, Ending};
 pub use machine::Machine;

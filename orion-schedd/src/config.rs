@@ -7,8 +7,6 @@ use orion_daemon::{Faults, LogSettings, OpsSettings, Settings, is_own_address};
 use orion_store::DatabaseSettings;
 use serde::{Deserialize, Serialize};
 
-use crate::cron;
-
 /// `/etc/orion/orion-schedd.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -301,7 +299,7 @@ impl CronSettings {
             ("cron.migrate", &self.migrate),
         ] {
             faults.require(
-                cron::is_schedule(schedule),
+                is_schedule(schedule),
                 key,
                 "must be six fields: second minute hour day month weekday (UTC)",
             );
@@ -325,6 +323,12 @@ fn check_path(faults: &mut Faults, key: &str, path: &Path) {
         key,
         "must be an absolute path of letters, digits and / . _ - + @",
     );
+}
+
+/// Whether the scheduler takes it as a schedule: six fields, UTC.
+fn is_schedule(text: &str) -> bool {
+    let fields = text.split_ascii_whitespace().count();
+    fields == 6 && tokio_cron_scheduler::Job::new(text, |_, _| {}).is_ok()
 }
 
 #[cfg(test)]
@@ -363,6 +367,23 @@ mod tests {
             set.values()
                 .all(|table| table.as_table().is_some_and(toml::Table::is_empty))
         );
+    }
+
+    #[test]
+    fn a_schedule_has_six_fields() {
+        for good in ["* * * * * *", "*/5 * * * * *", "0 30 4 * * Mon"] {
+            assert!(is_schedule(good), "{good}");
+        }
+        for bad in [
+            "",
+            "* * * * *",
+            "*/2 * * * *",
+            "every second",
+            "61 * * * * *",
+            "* * * * * * *",
+        ] {
+            assert!(!is_schedule(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -31,12 +31,6 @@ const WAITING: usize = 32;
 const LOOK: Duration = Duration::from_secs(1);
 const OWN_STEP: Duration = Duration::from_secs(2);
 
-/// Whether the scheduler takes it as a schedule: six fields, UTC.
-pub(crate) fn is_schedule(text: &str) -> bool {
-    let fields = text.split_ascii_whitespace().count();
-    fields == 6 && tokio_cron_scheduler::Job::new(text, |_, _| {}).is_ok()
-}
-
 fn schedule(settings: &CronSettings, job: Job) -> &str {
     match job {
         Job::Expire => &settings.expire,
@@ -278,23 +272,6 @@ mod tests {
     use super::*;
     use crate::config::ScheddSettings;
     use orion_testkit::{PATIENCE, wait_until};
-
-    #[test]
-    fn a_schedule_has_six_fields() {
-        for good in ["* * * * * *", "*/5 * * * * *", "0 30 4 * * Mon"] {
-            assert!(is_schedule(good), "{good}");
-        }
-        for bad in [
-            "",
-            "* * * * *",
-            "*/2 * * * *",
-            "every second",
-            "61 * * * * *",
-            "* * * * * * *",
-        ] {
-            assert!(!is_schedule(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn a_job_has_one_slot_and_ticks_that_find_it_taken_are_counted() {

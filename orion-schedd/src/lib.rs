@@ -18,7 +18,6 @@ mod metrics;
 mod notify;
 mod pool_keys;
 mod probe;
-mod reconcile;
 mod rotation;
 mod serve;
 

@@ -6,7 +6,7 @@
 
 mod dial;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use tokio::time::{Instant, timeout_at};
 
 pub(crate) use dial::{Dial, Dialler};
 
-use crate::jobs::Counts;
 use crate::metrics::Metrics;
 use crate::notify::Wake;
 
@@ -134,9 +133,13 @@ impl Prober {
         }
     }
 
-    /// Starts a probe of each address that is not being probed already, and counts what ended within `wait`; the rest
-    /// goes on by itself.
-    pub(crate) async fn probe(&self, targets: Vec<ProbeTarget>, wait: Duration) -> Counts {
+    /// Starts a probe of each address that is not being probed already, and counts by what was met the ones that ended within
+    /// `wait`; the rest goes on by itself.
+    pub(crate) async fn probe(
+        &self,
+        targets: Vec<ProbeTarget>,
+        wait: Duration,
+    ) -> BTreeMap<&'static str, u64> {
         let deadline = Instant::now() + wait;
         let mut probes = JoinSet::new();
         let mut busy = 0;
@@ -151,7 +154,7 @@ impl Prober {
                 }
             }
         }
-        let mut counts = Counts::new();
+        let mut counts = BTreeMap::new();
         while let Ok(Some(ended)) = timeout_at(deadline, probes.join_next()).await {
             let result = ended.unwrap_or_else(|error| {
                 tracing::error!(%error, "a probe broke off");

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::{self, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::Faults;
+use crate::config::faults::Faults;
 
 /// The `[log]` table of a configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Faults;
+use crate::config::faults::Faults;
 use crate::readiness::Readiness;
 use crate::serve::{Limits, serve};
 

@@ -1,7 +1,7 @@
 //! Agents' signs of life, and the counters of what they sign.
 
 use crate::register::SignedBy;
-use crate::reports::AccountsReport;
+use crate::reports::{AccountsReport, HeldOnNode, Wanted};
 use crate::row::{column, word, word_or_null};
 use crate::tx::{Finish, Tx, bounded, unit};
 use crate::{Store, StoreError};
@@ -60,28 +60,6 @@ pub struct BeatsRecorded {
     pub interval_s: u32,
     /// What signed beats say of accounts and the database does not: for [`Store::follow_report`].
     pub differing: Vec<AccountsReport>,
-}
-
-/// The account that is not gone from a node; there is never a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeldOnNode {
-    /// Its UID.
-    pub uid: Uid,
-    /// Its epoch.
-    pub epoch: u64,
-    /// What is wanted.
-    pub wanted: Wanted,
-}
-
-/// What the control plane wants of an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// That it stays for so long from now on.
-    For(Duration),
-    /// That it goes.
-    Gone,
-    /// Nothing is decided yet.
-    Undecided,
 }
 
 /// What is known of a node that beats.

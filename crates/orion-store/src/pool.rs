@@ -1,7 +1,7 @@
 //! The connection pool.
 
 use crate::StoreError;
-use crate::clock::ClockWatch;
+use crate::clock::watch::ClockWatch;
 use crate::leader::Lead;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Pool, PoolConstraints, PoolOpts};

@@ -2,7 +2,6 @@
 //!
 //! An account that should be there and is not is made again. One that nobody explains keeps its node from new rentals.
 
-use crate::beats::{HeldOnNode, Wanted};
 use crate::counter::UidCounter;
 use crate::edges::{About, HeldAccount};
 use crate::record::FOREIGN_ACCOUNT;
@@ -29,6 +28,28 @@ pub struct AccountsReport {
     pub node: NodeId,
     /// Its accounts, also those that are gone from it.
     pub accounts: Vec<ReportedAccount>,
+}
+
+/// The account that is not gone from a node; there is never a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldOnNode {
+    /// Its UID.
+    pub uid: Uid,
+    /// Its epoch.
+    pub epoch: u64,
+    /// What is wanted.
+    pub wanted: Wanted,
+}
+
+/// What the control plane wants of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// That it stays for so long from now on.
+    For(Duration),
+    /// That it goes.
+    Gone,
+    /// Nothing is decided yet.
+    Undecided,
 }
 
 /// An account that was seen on a node, or a trace of one.

@@ -1,6 +1,6 @@
 //! The only place where a transaction begins: whole units of work, bounded in time, retried on conflicts.
 
-use crate::clock::{ClockStep, Reading, since_boot};
+use crate::clock::watch::{ClockStep, Reading, since_boot};
 use crate::{Store, StoreError};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Transaction, TxOpts};

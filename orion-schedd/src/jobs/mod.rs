@@ -6,6 +6,7 @@ mod expire;
 mod grace;
 mod health_check;
 mod migrate;
+mod reconcile;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +20,6 @@ pub(crate) use health_check::Ticks;
 use crate::metrics::Metrics;
 use crate::notify::{Settled, Wake};
 use crate::probe::Prober;
-use crate::reconcile;
 
 /// Rows of one tick; the next tick does the rest.
 const BATCH: u32 = 200;

@@ -9,7 +9,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::Serialize;
 
-use super::{Fault, Settings, verify};
+use super::values::fitting_value;
+use super::{Fault, Settings};
 
 /// The name under which compiled defaults appear as a source.
 pub(super) const DEFAULT: &str = "compiled default";
@@ -131,7 +132,7 @@ impl Layers {
                 faults.push(fault(&source, &key, "is not UTF-8"));
                 continue;
             };
-            let value = verify::fitting_value::<S>(&self.defaults, &key, &raw);
+            let value = fitting_value::<S>(&self.defaults, &key, &raw);
             let values = nest(&key, value);
             self.add(Layer { source, values });
         }

@@ -2,9 +2,10 @@
 //! their names, then the environment. Every fault is reported at once, each with its file or variable and its key.
 //! Secrets never come through here: a setting holds the path of a secret file (see [`crate::secret_file`]).
 
-mod faults;
+pub(crate) mod faults;
 mod layers;
 mod print;
+mod values;
 mod verify;
 
 use std::ffi::OsString;

@@ -2,13 +2,13 @@
 
 use orion_store::StoreError;
 
-use crate::jobs::{Counts, JobContext};
+use super::{Counts, JobContext};
 
 /// One tick.
 ///
 /// # Errors
 /// When the database is away.
-pub(crate) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
+pub(super) async fn run(context: &JobContext) -> Result<Counts, StoreError> {
     let done = context.store.reconcile().await?;
     for request in &done.undone {
         context.settled.tell(*request);
