@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use orion_core::UtcTime;
-use orion_store::Lead;
+use orion_store::{Lead, StoreError};
 use serde::Serialize;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::sync::mpsc;
@@ -208,8 +208,12 @@ impl Cron {
         let mut task = tokio::spawn(async move { job.run(&context).await });
         let error = match timeout(LIMIT, &mut task).await {
             Ok(Ok(Ok(counts))) => return Ok(counts),
-            // An outage is said once, by readiness, and not by each tick.
-            Ok(Ok(Err(error))) if error.is_unavailable() => return Err(error.to_string()),
+            // An outage is said once, by readiness, and not by each tick; and that another instance leads, by `Leader`.
+            Ok(Ok(Err(error)))
+                if error.is_unavailable() || matches!(error, StoreError::NotLeading) =>
+            {
+                return Err(error.to_string());
+            }
             Ok(Ok(Err(error))) => format!("{:#}", anyhow::Error::from(error)),
             Ok(Err(broken)) => format!("panicked: {broken}"),
             Err(_) => {

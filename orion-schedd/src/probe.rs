@@ -129,6 +129,8 @@ impl Prober {
     pub(crate) fn leading(&self, lead: Lead) -> Self {
         Self {
             store: self.store.leading(lead),
+            // What is recorded together is recorded as of one lead.
+            logins: Arc::default(),
             ..self.clone()
         }
     }
@@ -195,8 +197,10 @@ impl Prober {
                 (met, recorded)
             }
         };
-        if let Err(error) = recorded {
-            tracing::warn!(%error, "what a probe met can't be recorded");
+        match recorded {
+            // The other one looks for itself.
+            Ok(()) | Err(StoreError::NotLeading) => {}
+            Err(error) => tracing::warn!(%error, "what a probe met can't be recorded"),
         }
         self.metrics.probed(met.word());
         met.word()
@@ -233,7 +237,7 @@ impl Prober {
                 return self.logins.record(&self.store, node).await;
             }
             Dial::Refused(reason) => ProbeResult::Refused(reason.clone()),
-            Dial::TurnedAway(said) => ProbeResult::Refused(format!("sshd says: {said}")),
+            Dial::TurnedAway(said) => ProbeResult::TurnedAway(said),
             Dial::NoAnswer(reason) => ProbeResult::NoAnswer(reason.clone()),
             Dial::OtherKey(key) => ProbeResult::WrongHostKey(key.clone()),
             Dial::FirstKey(key) => return self.pin(node, key).await,

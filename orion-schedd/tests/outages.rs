@@ -2,9 +2,13 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+
 use orion_core::{RequestState, RunKind, RunState};
 use orion_testkit::scripted::{Act, Op};
 use orion_testkit::{DaemonBuilder, Database, Durability, PATIENCE, wait_until, wait_until_async};
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Bed, ops_page, working_in};
 
 async fn a_create_hangs(bed: &Bed) {
@@ -192,6 +196,77 @@ async fn a_leader_that_stops_gives_the_lead_back() {
     assert!(daemon.ended(PATIENCE).await.success());
     let free = "SELECT expires_at <= UTC_TIMESTAMP(6) FROM leader";
     assert_eq!(bed.db.sql_one(free), "1");
+}
+
+/// How many transactions there are in the bed's database of which this is true.
+fn transactions(bed: &Bed, is: &str) -> u32 {
+    let sql = format!(
+        "SELECT COUNT(*) FROM information_schema.innodb_trx t \
+         JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id WHERE p.db = '{}' AND {is}",
+        bed.db.name()
+    );
+    bed.db.sql_one(&sql).parse().unwrap()
+}
+
+/// Locks every node's row until its standard input ends.
+fn locked_nodes(bed: &Bed) -> Child {
+    let mut client = Command::new("mariadb")
+        .args(["--no-defaults", "--user", Database::ADMIN, "--socket"])
+        .arg(bed.db.socket())
+        .arg(bed.db.name())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = client.stdin.as_ref().unwrap();
+    input
+        .write_all(b"BEGIN; SELECT id FROM nodes FOR UPDATE;\n")
+        .unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_leader_that_is_stopped_in_a_transaction_does_not_keep_the_lead_for_ever() {
+    let bed = Bed::new(1).await;
+    let one = bed.plan();
+    let mut two = bed.plan();
+    two.name = "two";
+    let first = bed.start(&one);
+    bed.all_ready().await;
+    let pid = Pid::from_raw(first.pid().cast_signed()).unwrap();
+    // It logs in to the node, has the lead in its hands, and can't record it.
+    let mut lock = locked_nodes(&bed);
+    wait_until("it is stopped while it waits", PATIENCE, || {
+        kill_process(pid, Signal::STOP).unwrap();
+        if transactions(&bed, "t.trx_state = 'LOCK WAIT'") == 1 {
+            Ok(())
+        } else {
+            kill_process(pid, Signal::CONT).unwrap();
+            Err("nobody waits")
+        }
+    })
+    .await;
+    drop(lock.stdin.take());
+    assert!(lock.wait().unwrap().success());
+    wait_until(
+        "its transaction stands still",
+        PATIENCE,
+        || match transactions(&bed, "p.command = 'Sleep'") {
+            1 => Ok(()),
+            other => Err(other),
+        },
+    )
+    .await;
+    let second = bed.start(&two);
+    wait_until_async("the second leads", PATIENCE, || async {
+        let (_, page) = ops_page(&second, "/jobs").await;
+        if page["leads"] == true {
+            Ok(())
+        } else {
+            Err(page)
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

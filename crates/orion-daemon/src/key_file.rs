@@ -3,11 +3,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown,
+};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -24,25 +26,38 @@ type Owner = (u32, u32);
 pub fn make_key_file(file: &Path, text: &SecretString, daemon: &str) -> Result<(), SecretError> {
     let unwritable = |error| SecretError::Unwritable(file.to_owned(), error);
     let owner = system_user(daemon).map_err(unwritable)?;
-    let give = |path: &Path| match owner {
-        Some((user, group)) => lchown(path, Some(user), Some(group)).map_err(unwritable),
-        None => Ok(()),
-    };
     if let Some(directory) = file.parent().filter(|directory| !directory.exists()) {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .map_err(unwritable)?;
-        give(directory)?;
+        if let Some((user, group)) = owner {
+            lchown(directory, Some(user), Some(group)).map_err(unwritable)?;
+        }
     }
     let made = write_secret_new(file, text.expose_secret().as_bytes());
-    // One that is root's was left behind by a command that was ended before this.
-    let is_given = |path: &Path| fs::symlink_metadata(path).is_ok_and(|file| file.uid() != 0);
-    if matches!(made, Ok(()) | Err(SecretError::Exists(_))) && !is_given(file) {
-        give(file)?;
+    if let (Some(owner), Ok(()) | Err(SecretError::Exists(_))) = (owner, &made) {
+        give(file, owner).map_err(unwritable)?;
     }
     made
+}
+
+/// Hands a file over that is root's: a new one, or one that a command has left that was ended before this. Nothing that has a
+/// second name, which another file of root's would have that was linked here.
+fn give(file: &Path, (user, group): Owner) -> io::Result<()> {
+    if !fs::symlink_metadata(file)?.is_file() {
+        return Ok(());
+    }
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(file)?;
+    let found = opened.metadata()?;
+    if found.uid() == 0 && found.nlink() == 1 {
+        fchown(&opened, Some(user), Some(group))?;
+    }
+    Ok(())
 }
 
 /// The user's ids; nothing where there is no such user, or we could not give files away.
@@ -126,7 +141,7 @@ impl KeyDirectory {
         let mut new = file.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        let written = fs::symlink_metadata(like).and_then(|like| {
+        let written = fs::metadata(like).and_then(|like| {
             remove_if_there(&new)?;
             let mut created = OpenOptions::new()
                 .write(true)
@@ -136,8 +151,8 @@ impl KeyDirectory {
             // Whatever the administrator's umask is.
             created.set_permissions(Permissions::from_mode(mode))?;
             created.write_all(text.as_bytes())?;
+            fchown(&created, Some(like.uid()), Some(like.gid()))?;
             created.sync_all()?;
-            lchown(&new, Some(like.uid()), Some(like.gid()))?;
             fs::rename(&new, file)
         });
         written.with_context(|| file.display().to_string())?;
@@ -193,12 +208,34 @@ mod tests {
         assert_eq!(read(&file), "first");
     }
 
+    /// For root alone: nobody else can give files away.
     #[test]
-    fn a_system_user_is_found_by_its_whole_name() {
-        if rustix::process::geteuid().is_root() {
-            assert_eq!(system_user("root").expect("read"), Some((0, 0)));
+    fn what_root_makes_is_the_daemons_and_what_was_linked_there_stays_roots() {
+        let Some(nobody) = system_user("nobody").expect("read") else {
+            return;
+        };
+        assert_eq!(system_user("nobod").expect("read"), None);
+        let directory = Directory::new();
+        let file = directory.path().join("etc/keys");
+        let owner = |file: &Path| {
+            let metadata = fs::metadata(file).expect("there");
+            (metadata.uid(), metadata.gid())
+        };
+        make_key_file(&file, &text("key\n"), "nobody").expect("made");
+        assert_eq!(owner(&file), nobody);
+        assert_eq!(owner(&directory.path().join("etc")), nobody);
+        // As a command leaves it that is ended before it hands the file over, and as a link to a file of root's looks.
+        let second_name = directory.path().join("shadow");
+        for (is_linked, expected) in [(true, (0, 0)), (false, nobody)] {
+            std::os::unix::fs::chown(&file, Some(0), Some(0)).expect("given back");
+            if is_linked {
+                fs::hard_link(&file, &second_name).expect("linked");
+            }
+            let again = make_key_file(&file, &text("other\n"), "nobody");
+            assert!(matches!(again, Err(SecretError::Exists(_))));
+            assert_eq!(owner(&file), expected);
+            remove_if_there(&second_name).expect("removed");
         }
-        assert_eq!(system_user("roo").expect("read"), None);
     }
 
     #[test]

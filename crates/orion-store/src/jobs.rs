@@ -26,7 +26,8 @@ struct Sweep {
 }
 
 impl Sweep {
-    /// What came of one row; nothing for one that failed by itself. A database that is away ends the sweep.
+    /// What came of one row; nothing for one that failed by itself. A database that is away ends the sweep, and so does
+    /// another leader.
     fn passed<T>(
         &mut self,
         id: u64,
@@ -34,7 +35,9 @@ impl Sweep {
     ) -> Result<Option<T>, StoreError> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) if error.is_unavailable() || matches!(error, StoreError::NotLeading) => {
+                Err(error)
+            }
             Err(error) => {
                 tracing::error!(
                     id,

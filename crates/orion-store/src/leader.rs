@@ -56,6 +56,16 @@ impl Store {
         unit!(self, |tx| {
             let now = tx.now;
             let until = now + hold;
+            // Asked first without a lock: those that wait for the lead must not make the leader's transactions wait.
+            let others = tx
+                .number(
+                    "SELECT COUNT(*) FROM leader WHERE name = ? AND holder <> ? AND expires_at > ?",
+                    (JOBS, instance.as_str(), now),
+                )
+                .await?;
+            if others > 0 {
+                return Ok(None);
+            }
             let params = (
                 instance.as_str(),
                 instance.as_str(),

@@ -46,8 +46,11 @@ pub enum ProbeResult {
     NoAnswer(String),
     /// Another host key, `type base64`. A node whose agent is silent, too, is not there any more.
     WrongHostKey(String),
-    /// The pinned host key, and no login; or an sshd that turns connections away for now. Somebody is there: not dead.
+    /// The pinned host key, and no login. Somebody is there: not dead.
     Refused(String),
+    /// An sshd that turns connections away for now, and what it says. It showed no key: it is the node's as long as it may
+    /// be, and no longer.
+    TurnedAway(&'static str),
 }
 
 /// Dead after so many failures in a row over at least `DEAD_AFTER_S` seconds, where the agent is silent, too.
@@ -59,6 +62,9 @@ const DEAD_IN_SPITE_OF_BEATS_S: u32 = 180;
 /// An agent is heard that beat within so many of its intervals; fewer than make one silent, so that an outage is found out
 /// before it looks like the silence of one.
 const HEARD_INTERVALS: u32 = 2;
+/// The longest that an sshd turns somebody away as a penalty is ten minutes (OpenSSH's `PerSourcePenalties max`). Where that goes
+/// on for longer and the agent is silent, it may be another machine that has the address.
+const TURNED_AWAY_S: u32 = 900;
 /// So many deaths within a day make it an administrator's matter.
 const DEATHS_TO_QUARANTINE: u64 = 3;
 
@@ -145,6 +151,16 @@ impl Store {
                     tx.check_failed(node, &format!("login refused: {reason}"))
                         .await?;
                     tx.is_not_silent(node).await?;
+                }
+                ProbeResult::TurnedAway(said) => {
+                    tx.check_failed(node, &format!("turned away: {said}"))
+                        .await?;
+                    if tx.beats(node).await? {
+                        tx.is_not_silent(node).await?;
+                    } else {
+                        tx.is_turned_away(node).await?;
+                        tx.decide_death(node).await?;
+                    }
                 }
             }
             Finish::Commit(())
@@ -310,6 +326,16 @@ impl Tx {
         self.change(
             "UPDATE nodes SET failed_checks = 0, failing_since = NULL WHERE id = ?",
             (node.0,),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Somebody is there, and may be the node: that it failed counts only once this goes on for too long.
+    async fn is_turned_away(&mut self, node: NodeId) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE nodes SET failed_checks = 0 WHERE id = ? AND failing_since > ? - INTERVAL ? SECOND",
+            (node.0, self.now, TURNED_AWAY_S),
         )
         .await?;
         Ok(())

@@ -38,6 +38,14 @@ pub(crate) struct Tx {
 
 impl Store {
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin_for_anybody().await?;
+        if let Some(lead) = self.lead {
+            tx.hold_lead(lead).await?;
+        }
+        Ok(tx)
+    }
+
+    async fn begin_for_anybody(&self) -> Result<Tx, StoreError> {
         let mut inner = self.pool.start_transaction(TxOpts::default()).await?;
         let since_boot = || since_boot() + time::Duration::microseconds(self.elapsed_offset_us);
         let before = since_boot();
@@ -62,9 +70,6 @@ impl Store {
             step: None,
             reading,
         };
-        if let Some(lead) = self.lead {
-            tx.hold_lead(lead).await?;
-        }
         if self.clock.agree(&reading).is_none() {
             let row = tx.clock_row("").await?;
             let judged = self.clock.judge(&reading, row.as_ref());
@@ -78,7 +83,7 @@ impl Store {
     /// # Errors
     /// When the database is away.
     pub async fn now(&self) -> Result<UtcTime, StoreError> {
-        bounded(async { Ok(UtcTime(self.begin().await?.now)) }).await
+        bounded(async { Ok(UtcTime(self.begin_for_anybody().await?.now)) }).await
     }
 }
 

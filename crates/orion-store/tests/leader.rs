@@ -2,7 +2,7 @@
 
 mod support;
 
-use orion_store::{Lead, StoreError};
+use orion_store::{Lead, ProbeResult, StoreError};
 use std::time::Duration;
 use support::{Bed, instance};
 
@@ -59,17 +59,26 @@ async fn a_lead_that_its_holder_gives_back_is_free_at_once() {
 
 #[tokio::test]
 async fn whose_lead_has_passed_on_changes_nothing_any_more() {
-    let (bed, _) = Bed::with_nodes(1).await;
+    let (bed, nodes) = Bed::with_nodes(1).await;
     let rental = bed.active(bed.alice, 1).await[0];
     let lead = bed.store.lead(&instance(1), HOLD).await.unwrap().unwrap();
     let newer = bed.later(11).lead(&instance(2), HOLD).await.unwrap();
     let after_the_end = bed.later(3601);
-    let refused = after_the_end.leading(lead).expire_rentals(9).await;
+    let old = after_the_end.leading(lead);
+    assert!(old.now().await.is_ok(), "to look is everybody's right");
+    let refused = old.expire_rentals(9).await;
     assert!(
         matches!(refused, Err(StoreError::NotLeading)),
         "{refused:?}"
     );
     assert_eq!(bed.rental_state(rental), "active");
+    let met = ProbeResult::NoAnswer("timed out".to_owned());
+    let refused = old.record_probe(nodes[0], &met).await;
+    assert!(
+        matches!(refused, Err(StoreError::NotLeading)),
+        "{refused:?}"
+    );
+    assert_eq!(bed.node_state(nodes[0]), "alive leased");
     let leading = after_the_end.leading(newer.unwrap());
     assert_eq!(leading.expire_rentals(9).await.unwrap(), 1);
 }

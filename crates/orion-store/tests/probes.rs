@@ -42,6 +42,7 @@ async fn one_failed_probe_makes_suspect_and_one_login_alive() {
         no_answer(),
         ProbeResult::WrongHostKey(host_key(9)),
         ProbeResult::Refused("penalised".to_owned()),
+        ProbeResult::TurnedAway("Exceeded MaxStartups"),
     ] {
         bed.store.record_probe(nodes[0], &result).await.unwrap();
         assert_eq!(bed.node_state(nodes[0]), "suspect ready");
@@ -83,6 +84,40 @@ async fn who_refuses_a_login_is_not_dead() {
     let refused = ProbeResult::Refused("no".to_owned());
     for second in [0, 30, 60, 90] {
         probed(&bed, second, nodes[0], &refused).await;
+    }
+    assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+}
+
+#[tokio::test]
+async fn who_turns_connections_away_is_not_dead_for_a_quarter_of_an_hour() {
+    let (bed, nodes) = Bed::with_nodes(2).await;
+    let turned_away = ProbeResult::TurnedAway("Exceeded MaxStartups");
+    probed(&bed, 0, nodes[0], &no_answer()).await;
+    for second in (5..900).step_by(60) {
+        beats(&bed, second, nodes[1]).await;
+        probed(&bed, second, nodes[0], &turned_away).await;
+        probed(&bed, second + 1, nodes[0], &turned_away).await;
+        probed(&bed, second + 2, nodes[0], &turned_away).await;
+    }
+    assert_eq!(bed.node_state(nodes[0]), "suspect ready");
+    beats(&bed, 905, nodes[1]).await;
+    for second in [905, 906, 907] {
+        probed(&bed, second, nodes[0], &turned_away).await;
+    }
+    assert_eq!(
+        bed.node_state(nodes[0]),
+        "dead joining",
+        "no penalty lasts so long: it may be somebody else"
+    );
+}
+
+#[tokio::test]
+async fn who_turns_connections_away_and_beats_is_not_dead() {
+    let (bed, nodes) = Bed::with_nodes(1).await;
+    for second in (0..2_000).step_by(100) {
+        beats(&bed, second, nodes[0]).await;
+        let said = ProbeResult::TurnedAway("Not allowed at this time");
+        probed(&bed, second, nodes[0], &said).await;
     }
     assert_eq!(bed.node_state(nodes[0]), "suspect ready");
 }
