@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{BEAT, Endpoint, REGISTER};
 use crate::identity::VERSION;
 use crate::pace::Pace;
 

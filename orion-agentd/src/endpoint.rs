@@ -3,8 +3,8 @@
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 
-const REGISTER: &str = "/api/workers/register";
-const BEAT: &str = "/api/workers/beat";
+pub(crate) const REGISTER: &str = "/api/workers/register";
+pub(crate) const BEAT: &str = "/api/workers/beat";
 
 /// Where the control plane listens for agents.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 //! What happens when the daemon, its database or its fellow goes away.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
@@ -210,7 +211,7 @@ fn transactions(bed: &Bed, is: &str) -> u32 {
 
 /// Locks every node's row until its standard input ends.
 fn locked_nodes(bed: &Bed) -> Child {
-    let mut client = Command::new("mariadb")
+    let client = Command::new("mariadb")
         .args(["--no-defaults", "--user", Database::ADMIN, "--socket"])
         .arg(bed.db.socket())
         .arg(bed.db.name())
