@@ -43,18 +43,18 @@ pub fn make_key_file(file: &Path, text: &SecretString, daemon: &str) -> Result<(
     made
 }
 
-/// Hands a file over that is root's: a new one, or one that a command has left that was ended before this. Nothing that has a
-/// second name, which another file of root's would have that was linked here.
+/// Hands a file over that is root's: a new one, or one that a command has left that was ended before this. Not one with a
+/// second name: that may be another file of root's that was linked here.
 fn give(file: &Path, (user, group): Owner) -> io::Result<()> {
     if !fs::symlink_metadata(file)?.is_file() {
         return Ok(());
     }
     let opened = OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(file)?;
     let found = opened.metadata()?;
-    if found.uid() == 0 && found.nlink() == 1 {
+    if found.is_file() && found.uid() == 0 && found.nlink() == 1 {
         fchown(&opened, Some(user), Some(group))?;
     }
     Ok(())

@@ -48,8 +48,8 @@ pub enum ProbeResult {
     WrongHostKey(String),
     /// The pinned host key, and no login. Somebody is there: not dead.
     Refused(String),
-    /// An sshd that turns connections away for now, and what it says. It showed no key: it is the node's as long as it may
-    /// be, and no longer.
+    /// An sshd that turns connections away for now, and what it says. It showed no key, so it is taken for the node's for a
+    /// quarter of an hour, and for longer only while the agent beats.
     TurnedAway(&'static str),
 }
 
@@ -62,7 +62,7 @@ const DEAD_IN_SPITE_OF_BEATS_S: u32 = 180;
 /// An agent is heard that beat within so many of its intervals; fewer than make one silent, so that an outage is found out
 /// before it looks like the silence of one.
 const HEARD_INTERVALS: u32 = 2;
-/// The longest that an sshd turns somebody away as a penalty is ten minutes (OpenSSH's `PerSourcePenalties max`). Where that goes
+/// The longest that an sshd turns somebody away as a penalty is ten minutes by default (OpenSSH's `PerSourcePenalties max`). Where that goes
 /// on for longer and the agent is silent, it may be another machine that has the address.
 const TURNED_AWAY_S: u32 = 900;
 /// So many deaths within a day make it an administrator's matter.
@@ -331,7 +331,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Somebody is there, and may be the node: that it failed counts only once this goes on for too long.
+    /// Somebody is there, and may be the node: that it failed counts only once this goes on for too long. There was no login
+    /// meanwhile, so three failures that follow count from where this began.
     async fn is_turned_away(&mut self, node: NodeId) -> Result<(), StoreError> {
         self.change(
             "UPDATE nodes SET failed_checks = 0 WHERE id = ? AND failing_since > ? - INTERVAL ? SECOND",

@@ -2,6 +2,7 @@
 
 mod support;
 
+use mysql_async::prelude::Queryable;
 use orion_store::{Lead, ProbeResult, StoreError};
 use std::time::Duration;
 use support::{Bed, instance};
@@ -55,6 +56,19 @@ async fn a_lead_that_its_holder_gives_back_is_free_at_once() {
     assert_eq!(lead(2).await, None, "it was not its own");
     bed.store.resign(&instance(1)).await.unwrap();
     assert_eq!(lead(2).await, Some(2));
+}
+
+#[tokio::test]
+async fn who_asks_for_a_lead_that_is_taken_waits_for_no_transaction_of_the_leader() {
+    let bed = Bed::new().await;
+    let led = bed.store.lead(&instance(1), HOLD).await.unwrap();
+    assert!(led.is_some());
+    let mut conn = bed.connection().await;
+    conn.query_drop("BEGIN").await.unwrap();
+    let held = "SELECT epoch FROM leader LOCK IN SHARE MODE";
+    conn.query_drop(held).await.unwrap();
+    assert_eq!(bed.store.lead(&instance(2), HOLD).await.unwrap(), None);
+    conn.query_drop("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]

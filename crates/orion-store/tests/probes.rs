@@ -112,6 +112,23 @@ async fn who_turns_connections_away_is_not_dead_for_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
+async fn who_turned_connections_away_and_then_says_nothing_is_dead_after_three_failures() {
+    let (bed, nodes) = Bed::with_nodes(2).await;
+    let turned_away = ProbeResult::TurnedAway("Exceeded MaxStartups");
+    probed(&bed, 0, nodes[0], &turned_away).await;
+    probed(&bed, 300, nodes[0], &turned_away).await;
+    beats(&bed, 301, nodes[1]).await;
+    for (second, state) in [
+        (302, "suspect ready"),
+        (303, "suspect ready"),
+        (304, "dead joining"),
+    ] {
+        probed(&bed, second, nodes[0], &no_answer()).await;
+        assert_eq!(bed.node_state(nodes[0]), state);
+    }
+}
+
+#[tokio::test]
 async fn who_turns_connections_away_and_beats_is_not_dead() {
     let (bed, nodes) = Bed::with_nodes(1).await;
     for second in (0..2_000).step_by(100) {

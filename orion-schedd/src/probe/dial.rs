@@ -68,8 +68,8 @@ const CONNECT: Duration = Duration::from_secs(4);
 /// Bytes: more than the longest packet of a login.
 const READ_AHEAD: usize = 4096;
 
-/// What OpenSSH says in place of its version, before it hangs up: versions without penalties when too many logins are under way
-/// (`MaxStartups`), later ones then, too, and where they penalise whom the connection comes from.
+/// What OpenSSH says in place of its version before it hangs up. Older versions say the first when too many logins are under way
+/// (`MaxStartups`); those that know penalties say the second then, and to whom they penalise.
 const TURNED_AWAY: [&str; 2] = ["Exceeded MaxStartups", "Not allowed at this time"];
 
 /// How a connection ended that nothing went wrong with.

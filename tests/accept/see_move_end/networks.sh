@@ -137,7 +137,7 @@ agent_is_back() {
 an_sshd_that_turns_connections_away_is_no_death() {
     fresh_pool
     rent 1
-    trap 'lets_in "$WORKER"' EXIT
+    trap 'turns_nobody_away "$WORKER"' EXIT
     # One login under way is too many, and one there is: nobody sends its name.
     docker exec "$WORKER" sh -c 'echo "MaxStartups 1:100:1" >/etc/ssh/sshd_config.d/00-full.conf; systemctl reload ssh'
     docker exec --detach "$WORKER" bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; echo $$ >/run/full.pid; exec sleep 110'
@@ -145,7 +145,7 @@ an_sshd_that_turns_connections_away_is_no_death() {
     until_true 60 is_turned_away_from "$WORKER"
     stays 45 node_is "$WORKER" suspect
     nothing_has_moved
-    lets_in "$WORKER"
+    turns_nobody_away "$WORKER"
     until_true 60 node_is "$WORKER" alive
     client "$RENTAL" true
     until_true 60 agent_is_back "$WORKER"
@@ -157,7 +157,7 @@ is_turned_away_from() {
         "suspect: turned away: "* ]]
 }
 
-lets_in() {
+turns_nobody_away() {
     # shellcheck disable=SC2016 # for the shell over there
     docker exec "$1" sh -c 'rm -f /etc/ssh/sshd_config.d/00-full.conf; systemctl reload ssh
         [ ! -e /run/full.pid ] || kill "$(cat /run/full.pid)"; rm -f /run/full.pid; systemctl start orion-agentd'
