@@ -10,10 +10,27 @@ a_worker_that_is_cut_off_and_comes_back_was_moved_once() {
     until_true 60 is_elsewhere "$RENTAL" "$victim"
     # Nobody could reach it: the client's account is still there.
     [[ $(seen_on "$victim") == $((UID_BASE + RENTAL)) ]]
+    is_not_offered_before_it_is_clean "$victim"
     plug "$victim"
-    until_true 150 is_free_and_clean "$victim"
+    is_free_at_last "$victim"
     [[ $(kinds "$RENTAL") == "rental_active rental_degraded rental_moving rental_moved" ]]
     invariants
+}
+
+# is_free_at_last CONTAINER: and it was not a moment too early.
+is_free_at_last() {
+    local limit=$((SECONDS + 150))
+    until is_free_and_clean "$1"; do
+        is_not_offered_before_it_is_clean "$1"
+        ((SECONDS < limit)) || fail "$1 is not free"
+    done
+}
+
+# The database is asked first: who is gone by then is not seen on the machine afterwards.
+is_not_offered_before_it_is_clean() {
+    local availability
+    availability=$(sql "SELECT availability FROM nodes WHERE hostname = '${1#orion-lab-}' AND forgotten_at IS NULL")
+    [[ $availability != ready || -z $(seen_on "$1") ]] || fail "$1 is ready, and has the account of $(seen_on "$1")"
 }
 
 without_a_spare_a_rental_waits_for_one_and_comes_back_or_moves() {
