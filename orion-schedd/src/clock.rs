@@ -31,8 +31,8 @@ pub(crate) async fn watch(
             () = shutdown.cancelled() => return,
         }
         let looked = match leader.lead() {
-            Some(lead) => store.leading(lead).watch_clock(true).await,
-            None => store.watch_clock(false).await,
+            Some(lead) => store.leading(lead).watch_clock().await,
+            None => store.watch_clock().await,
         };
         match looked {
             // Said once: parts of a second come and go.

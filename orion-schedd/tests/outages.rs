@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use orion_core::{RequestState, RunKind, RunState};
 use orion_testkit::scripted::{Act, Op};
-use orion_testkit::{DaemonBuilder, Database, Durability, PATIENCE, wait_until, wait_until_async};
+use orion_testkit::{
+    Daemon, DaemonBuilder, Database, Durability, PATIENCE, wait_until, wait_until_async,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Bed, ops_page, working_in};
 
@@ -18,6 +20,19 @@ async fn a_create_hangs(bed: &Bed) {
             Err("no play yet")
         } else {
             Ok(())
+        }
+    })
+    .await;
+}
+
+/// Waits until the daemon leads the jobs, or does not.
+async fn leads(daemon: &Daemon, wanted: bool) {
+    wait_until_async("the lead has passed on", PATIENCE, || async {
+        let (_, page) = ops_page(daemon, "/jobs").await;
+        if page.get("leads").and_then(|leads| leads.as_bool()) == Some(wanted) {
+            Ok(())
+        } else {
+            Err(page)
         }
     })
     .await;
@@ -177,15 +192,7 @@ async fn when_the_leader_is_killed_the_other_instance_leads() {
     // Released, not looked at: only the leader's job queues what is left to do, should this be lost.
     bed.release(rentals[0]).await;
     bed.ready_nodes(1).await;
-    wait_until_async("the second leads", PATIENCE, || async {
-        let (_, page) = ops_page(&second, "/jobs").await;
-        if page["leads"] == true {
-            Ok(())
-        } else {
-            Err(page)
-        }
-    })
-    .await;
+    leads(&second, true).await;
 }
 
 #[tokio::test]
@@ -259,15 +266,7 @@ async fn a_leader_that_is_stopped_in_a_transaction_does_not_keep_the_lead_for_ev
     )
     .await;
     let second = bed.start(&two);
-    wait_until_async("the second leads", PATIENCE, || async {
-        let (_, page) = ops_page(&second, "/jobs").await;
-        if page["leads"] == true {
-            Ok(())
-        } else {
-            Err(page)
-        }
-    })
-    .await;
+    leads(&second, true).await;
 }
 
 #[tokio::test]
@@ -281,15 +280,7 @@ async fn an_instance_that_believes_it_still_leads_changes_nothing() {
         "UPDATE leader SET holder = REPEAT('a', 32), epoch = epoch + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL 1 HOUR; \
          UPDATE rentals SET leased_from = UTC_TIMESTAMP(6) - INTERVAL 2 HOUR, leased_until = UTC_TIMESTAMP(6) - INTERVAL 1 HOUR",
     );
-    wait_until_async("it leads no more", PATIENCE, || async {
-        let (_, page) = ops_page(&daemon, "/jobs").await;
-        if page["leads"] == false {
-            Ok(())
-        } else {
-            Err(page)
-        }
-    })
-    .await;
+    leads(&daemon, false).await;
     let state = format!("SELECT state FROM rentals WHERE id = {rental}");
     assert_eq!(bed.db.sql_one(&state), "active");
 }

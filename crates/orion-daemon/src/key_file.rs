@@ -177,6 +177,7 @@ mod tests {
     use super::*;
     use crate::secret::secret_file;
     use crate::testing::Directory;
+    use rustix::fs::Mode;
 
     fn text(text: &str) -> SecretString {
         SecretString::from(text.to_owned())
@@ -236,6 +237,19 @@ mod tests {
             assert_eq!(owner(&file), expected);
             remove_if_there(&second_name).expect("removed");
         }
+        // What replaces a key, or is published beside it, is whose the key is.
+        let locked = KeyDirectory::lock(&file).expect("locked");
+        let public = directory.path().join("etc/keys.pub");
+        locked.replace(&file, &text("new\n")).expect("replaced");
+        locked.publish(&public, "line\n", &file).expect("published");
+        assert_eq!((owner(&file), owner(&public)), (nobody, nobody));
+        // An administrator's link is theirs, and what it leads to stays whose it is.
+        let kept_elsewhere = directory.write_secret("elsewhere", "key\n");
+        let link = directory.path().join("etc/linked");
+        std::os::unix::fs::symlink(&kept_elsewhere, &link).expect("linked");
+        let again = make_key_file(&link, &text("other\n"), "nobody");
+        assert!(matches!(again, Err(SecretError::Exists(_))), "{again:?}");
+        assert_eq!(owner(&kept_elsewhere), (0, 0));
     }
 
     #[test]
@@ -251,6 +265,8 @@ mod tests {
 
     #[test]
     fn a_replaced_key_stays_secret_and_what_is_published_can_be_read() {
+        // As careful administrators have it.
+        rustix::process::umask(Mode::from_raw_mode(0o077));
         let directory = Directory::new();
         let file = directory.write_secret("keys", "old\n");
         // Left behind by a command that was ended.

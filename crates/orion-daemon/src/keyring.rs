@@ -132,7 +132,7 @@ fn parse_line(line: &str) -> Result<(KeyId, Key), &'static str> {
     Ok((id, Key::new(bytes)))
 }
 
-/// A line with a new random key under `id`, newline included, for [`write_secret_new`](crate::write_secret_new).
+/// A line with a new random key under `id`, newline included, for [`make_key_file`](crate::make_key_file).
 ///
 /// # Errors
 /// When the system gives no random bytes.

@@ -57,7 +57,7 @@ pub use log::{LogFormat, LogSettings};
 pub use ops::{OpsPages, OpsSettings};
 pub use own_address::is_own_address;
 pub use readiness::Readiness;
-pub use secret::{SecretError, secret_file, write_secret_new};
+pub use secret::{SecretError, secret_file};
 pub use serve::{Limits, serve};
 pub use shell::{Shell, ShellError};
 

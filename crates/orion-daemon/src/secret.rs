@@ -19,7 +19,7 @@ pub enum SecretError {
     /// The file can't be created or written.
     #[error("secret file {0} can't be written: {1}")]
     Unwritable(PathBuf, #[source] io::Error),
-    /// [`write_secret_new`] never replaces a secret.
+    /// A secret that is there is never replaced by a new one.
     #[error("secret file {0} exists already")]
     Exists(PathBuf),
     /// A directory, a pipe or a device.
@@ -88,8 +88,7 @@ pub fn secret_file(path: impl AsRef<Path>) -> Result<SecretString, SecretError> 
 /// # Errors
 /// [`SecretError::Exists`] when there is a file already, which is left alone; [`SecretError::Unwritable`] else, and
 /// then no half-written file stays.
-pub fn write_secret_new(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), SecretError> {
-    let path = path.as_ref();
+pub(crate) fn write_secret_new(path: &Path, bytes: &[u8]) -> Result<(), SecretError> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

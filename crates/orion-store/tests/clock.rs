@@ -45,6 +45,12 @@ async fn fails(store: &Store, node: NodeId) {
     store.record_probe(node, &silence).await.unwrap();
 }
 
+/// What the leader sees of the clock, and keeps for others.
+async fn kept(store: &Store) -> Option<ClockStep> {
+    let lead = store.lead(&instance(1), HOUR).await.unwrap().unwrap();
+    store.leading(lead).watch_clock().await.unwrap()
+}
+
 fn ahead_s(step: Option<ClockStep>) -> f64 {
     step.map_or(0.0, ClockStep::ahead_s).round()
 }
@@ -179,7 +185,7 @@ async fn a_clock_that_drifts_is_followed() {
     let (bed, _) = Bed::with_nodes(1).await;
     for minute in 1..=10 {
         let store = bed.stepped(minute * 60, minute * 20 * S);
-        assert_eq!(store.watch_clock(true).await.unwrap(), None, "{minute}");
+        assert_eq!(kept(&store).await, None, "{minute}");
     }
     assert_eq!(
         bed.one("SELECT COUNT(*) FROM events WHERE kind LIKE 'clock%'"),
@@ -193,24 +199,21 @@ async fn who_starts_while_the_clock_is_wrong_takes_up_what_is_known() {
         let (bed, _) = Bed::with_nodes(1).await;
         rented(&bed, HOUR).await;
         // On a machine that goes on: the leader kept the row before the step, and nobody saw the step.
-        assert_eq!(bed.store.watch_clock(true).await.unwrap(), None);
+        assert_eq!(kept(&bed.store).await, None);
         let here = bed.one("SELECT boot_id FROM clock");
         let restarted = bed.stepped(20, step).on_machine(&here);
         assert_eq!(
-            ahead_s(restarted.watch_clock(false).await.unwrap()),
+            ahead_s(restarted.watch_clock().await.unwrap()),
             (step / S) as f64
         );
         // On another machine, whose boot was another time: the leader has seen the step.
-        bed.stepped(60, step).watch_clock(true).await.unwrap();
+        kept(&bed.stepped(60, step)).await;
         let elsewhere = bed.stepped(120, step).on_machine("another");
-        assert_eq!(
-            ahead_s(elsewhere.watch_clock(true).await.unwrap()),
-            (step / S) as f64
-        );
+        assert_eq!(ahead_s(kept(&elsewhere).await), (step / S) as f64);
         assert_eq!(elsewhere.expire_rentals(9).await.unwrap(), 0);
         // It is back while lead goes to a third.
         let third = bed.later(180).on_machine("a third");
-        assert_eq!(third.watch_clock(true).await.unwrap(), None);
+        assert_eq!(kept(&third).await, None);
         assert_eq!(third.expire_rentals(9).await.unwrap(), 0);
         let kinds = bed
             .db
@@ -223,12 +226,12 @@ async fn who_starts_while_the_clock_is_wrong_takes_up_what_is_known() {
 async fn a_clock_before_what_was_seen_is_wrong_whoever_looks_until_it_has_caught_up() {
     let (bed, _) = Bed::with_nodes(1).await;
     rented(&bed, HOUR).await;
-    bed.store.watch_clock(true).await.unwrap();
+    kept(&bed.store).await;
     // Everything was off for ten minutes, and its clock with it.
     let rebooted = bed.stepped(600, -1200 * S).on_machine("after a reboot");
-    assert_eq!(ahead_s(rebooted.watch_clock(true).await.unwrap()), -600.0);
+    assert_eq!(ahead_s(kept(&rebooted).await), -600.0);
     let set_right = rebooted.with_clock_step(1200 * S);
-    assert_eq!(set_right.watch_clock(true).await.unwrap(), None);
+    assert_eq!(kept(&set_right).await, None);
     assert_eq!(set_right.expire_rentals(9).await.unwrap(), 0);
 }
 
@@ -236,12 +239,12 @@ async fn a_clock_before_what_was_seen_is_wrong_whoever_looks_until_it_has_caught
 async fn a_machine_that_was_paused_believes_the_one_that_leads() {
     let (bed, _) = Bed::with_nodes(1).await;
     let leader = bed.later(1).on_machine("leads");
-    leader.watch_clock(true).await.unwrap();
+    kept(&leader).await;
     // The clock of this machine's boot stood still for ten minutes; the leader's did not.
     let leader = leader.with_clock_offset(600 * S);
-    assert_eq!(leader.watch_clock(true).await.unwrap(), None);
+    assert_eq!(kept(&leader).await, None);
     let paused = bed.stepped(1, 600 * S);
-    assert_eq!(paused.watch_clock(false).await.unwrap(), None);
+    assert_eq!(paused.watch_clock().await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -249,23 +252,23 @@ async fn an_accepted_clock_decides_for_every_daemon() {
     let (bed, nodes) = Bed::with_nodes(4).await;
     let (short, long) = (rented(&bed, HOUR).await, rented(&bed, 3 * HOUR).await);
     let elsewhere = bed.later(1).on_machine("another");
-    assert_eq!(elsewhere.watch_clock(false).await.unwrap(), None);
+    assert_eq!(elsewhere.watch_clock().await.unwrap(), None);
     assert!(!bed.later(1).accept_clock().await.unwrap(), "it is right");
     fails(&bed.later(2), nodes[3]).await;
     let wrong = bed.stepped(5, TWO_HOURS);
-    wrong.watch_clock(true).await.unwrap();
+    kept(&wrong).await;
     assert!(
         elsewhere
             .clone()
             .with_clock_step(TWO_HOURS)
-            .watch_clock(false)
+            .watch_clock()
             .await
             .unwrap()
             .is_some()
     );
     assert!(wrong.accept_clock().await.unwrap());
     for store in [wrong.clone(), elsewhere.with_clock_step(TWO_HOURS)] {
-        assert_eq!(store.watch_clock(false).await.unwrap(), None);
+        assert_eq!(store.watch_clock().await.unwrap(), None);
     }
     assert_eq!(wrong.expire_rentals(9).await.unwrap(), 1);
     assert_eq!(

@@ -2,6 +2,7 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use orion_daemon::{Key, KeyId};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 
 const BEARER: Bearer = Bearer {
@@ -168,8 +169,8 @@ fn tokens_of_an_older_key_are_good_until_it_leaves_the_file() {
             base64::engine::general_purpose::STANDARD.encode([byte; 32])
         )
     };
-    let text = line("k2", 2) + &line("k1", 1);
-    orion_daemon::write_secret_new(&directory, text.as_bytes()).unwrap();
+    let text = SecretString::from(line("k2", 2) + &line("k1", 1));
+    orion_daemon::make_key_file(&directory, &text, "nobody-here").unwrap();
     let both = Tokens::new(Keyring::load(&directory).unwrap(), Duration::from_secs(60));
     std::fs::remove_file(&directory).unwrap();
     assert_eq!(both.read(&old).unwrap(), BEARER);
